@@ -19,7 +19,7 @@ from sqlalchemy import make_url
 
 from keld import http
 from keld.errors import InvalidJob, KeldError
-from keld.ledger import Ledger, is_missing, shown
+from keld.ledger import Ledger, is_missing, rehearse, shown
 from keld.patience import Patience
 from keld.providers.account import ACCOUNTS, Account, account_names
 from keld.providers.check import Check, CheckState
@@ -125,9 +125,13 @@ def _missing(names: list[str], known: int) -> Iterator[Check]:
 
 
 def _ledger(url: str) -> Check:
-    if is_missing(url):
+    missing, is_file = is_missing(url), url.startswith("sqlite")
+    if missing and is_file:
         return _ledger_to_be(url)
     try:
+        if missing:
+            rehearse(url)
+            return _made_later(url)
         with closing(Ledger(url)) as ledger:
             ledger.check_writable()
     except KeldError as error:
@@ -150,6 +154,10 @@ def _ledger_to_be(url: str) -> Check:
             finding=f"There is no ledger at {shown(url)}, and none can be made in {place}: {why}.",
             fix="Correct KELD_HOME or KELD_LEDGER_URL, the rights of that directory, or the disk.",
         )
+    return _made_later(url)
+
+
+def _made_later(url: str) -> Check:
     finding = f"There is no ledger at {shown(url)} yet; the first job run makes it."
     return Check(subject="ledger", what="ledger", state=CheckState.OK, finding=finding)
 

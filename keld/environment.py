@@ -256,7 +256,7 @@ class Keld:
             return [run for run in found if jobs is None or run.job in jobs]
 
         polled, now = self.runner.poll(read, timedelta(seconds=budget_s)), self.clock()
-        return self._told([status_of(run, shards, now, noted) for run, shards, noted in polled])
+        return self._told([status_of(one.run, one.shards, now, one.noted) for one in polled])
 
     def wake(self, account: str, batch_id: str) -> Status | None:
         """The status of the job run that a batch belongs to, of whatever namespace, after its next look is set to now; calls no provider.

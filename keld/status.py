@@ -23,6 +23,7 @@ from keld.providers.word import access_advice, reply_words
 from keld.state import AT_PROVIDER, TERMINAL, RunState, State
 
 _WAITING = frozenset((*AT_PROVIDER, State.UNKNOWN, State.DEFERRED, State.ENDED))
+_NOTHING = Decimal(0)
 _UNSEEN = timedelta(minutes=10)  # a worker that is busy with a large partition does not look meanwhile
 
 
@@ -145,7 +146,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def waiting(self) -> bool:
         """True if there is nothing to do but wait: every shard is at the provider, deferred, or has its outcome."""
-        return self.state in (RunState.OPEN, RunState.CANCELLING) and self._is_waiting and not any(map(self._is_due, self.batches))
+        if self.state not in (RunState.OPEN, RunState.CANCELLING) or any(map(self._is_due, self.batches)):
+            return False
+        return not _WAITING.isdisjoint([batch.state for batch in self.batches])
 
     @property
     def ready(self) -> bool:
@@ -279,10 +282,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             return batch.not_before is None or batch.not_before <= self.as_of
         return batch.state in (State.PLANNED, State.STAGED, State.SUBMITTING)
 
-    @property
-    def _is_waiting(self) -> bool:
-        return any(batch.state in _WAITING for batch in self.batches)
-
     def facts(self) -> dict[str, Any]:
         """The facts that people see of a job run, by name: counts, money, time, ids; Python values, None if unknown.
 
@@ -342,15 +341,15 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime, noted: Unch
         model=run.plan.get("model"),
         lane=run.plan.get("lane"),
         expected_usd=Decimal(run.plan["expected_usd"]) if run.plan.get("expected_usd") is not None else None,
-        estimated_usd=sum((_expected_of_billed(shard) for shard in shards), Decimal(0)),
+        estimated_usd=sum([_expected_of_billed(shard) for shard in shards if shard.outcomes], _NOTHING),
         ceiling_usd=run.ceiling_usd,
         reserved_usd=run.reserved_usd,
         cost_usd=run.spent_usd,
         standard_usd=run.standard_usd,
-        input_tokens=sum(shard.input_tokens for shard in shards),
-        cached_tokens=sum(shard.cached_tokens for shard in shards),
-        cache_saved_usd=sum((shard.cache_saved_usd for shard in shards), Decimal(0)),
-        output_tokens=sum(shard.output_tokens for shard in shards),
+        input_tokens=sum([shard.input_tokens for shard in shards]),
+        cached_tokens=sum([shard.cached_tokens for shard in shards]),
+        cache_saved_usd=sum([shard.cache_saved_usd for shard in shards], _NOTHING),
+        output_tokens=sum([shard.output_tokens for shard in shards]),
         as_of=as_of,
         created_at=run.created_at,
         finished_at=run.finished_at,
@@ -369,20 +368,20 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime, noted: Unch
         problem=problem.get("message"),
         problem_kind=problem.get("kind"),
         problem_permanent=problem.get("permanent", False),
-        batches=tuple(_batch(shard, progress.get(shard.id, shard.done)) for shard in shards),
+        batches=tuple([_batch(shard, progress.get(shard.id, shard.done)) for shard in shards]),
     )
 
 
 def _requests(run: JobRun, shards: Sequence[Shard]) -> int:
     """The rows that are asked, whatever the number of rounds."""
     first = [shard for shard in shards if shard.round == 0]
-    return int(run.plan["requests"]) if any(shard.ahead for shard in first) else sum(shard.requests for shard in first)
+    return int(run.plan["requests"]) if any(shard.ahead for shard in first) else sum([shard.requests for shard in first])
 
 
 def _expected_of_billed(shard: Shard) -> Decimal:
     if (billed := shard.billed) == shard.requests:
         return shard.expected_usd
-    return round(shard.expected_usd * billed / shard.requests, 12).normalize() if billed else Decimal(0)
+    return round(shard.expected_usd * billed / shard.requests, 12).normalize() if billed else _NOTHING
 
 
 def _so_far(shards: Sequence[Shard]) -> dict[str, int]:
@@ -422,6 +421,8 @@ def _batch(shard: Shard, done: int | None) -> Batch:
 
 def _obstacle(shard: Shard) -> str | None:
     """What stands in a shard's way and what Keld does next; None: nothing."""
+    if shard.error is None and shard.state is not State.UNKNOWN:
+        return None
     whom, error = f"{shard.provider} at {shard.host}", shard.error or ShardError(code="")
     at = "soon" if shard.not_before is None else f"at {shard.not_before:%Y-%m-%d %H:%M:%S} UTC"
     match shard.state:

@@ -109,6 +109,10 @@ class Hold(NamedTuple):
     run: dg.DagsterRun
     pending: PendingPartitions | None
 
+    @property
+    def id(self) -> str:
+        return self.run.run_id
+
 
 # Those that this process has read: their tags do not change, and to read ten thousand takes longer than the rest of a tick.
 _known: dict[str, Hold] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -70,7 +70,7 @@ def first_tags(keld: Keld, statuses: Sequence[Status]) -> dict[str, str]:
     return {PROGRESS_TAG: _line(statuses, expected_ends(keld, statuses)), _TOLD_TAG: _Told(0, keld.clock(), _news(statuses)).to_tag()}
 
 
-def tell(instance: dg.DagsterInstance, keld: Keld, waits: Sequence[Wait], until: float, log: logging.Logger) -> None:
+def tell(instance: dg.DagsterInstance, keld: Keld, waits: Iterable[Wait], until: float, log: logging.Logger) -> None:
     """Tells of those waits that are due, the longest untold first; at least one, then until `time.monotonic()` is `until`.
 
     A failure is a warning: what is told is for people only.

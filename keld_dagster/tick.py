@@ -21,7 +21,7 @@ import dagster as dg
 from keld import Keld, RunState, Status
 from keld_dagster.collect_run import CollectRuns, collect_runs
 from keld_dagster.follower import Siblings, carried
-from keld_dagster.hold import hold_id, open_holds, release
+from keld_dagster.hold import Hold, hold_id, open_holds, release
 from keld_dagster.pending import (
     ASSET_TAG,
     BACKFILL_TAG,
@@ -47,13 +47,18 @@ _ENDED_BADLY = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
-    """What a tick processes in one step: the pending partitions of a hold run, or an open job run without one."""
+class _Alone:
+    """An open job run without a hold run."""
 
-    id: str
-    pending: PendingPartitions | None = None
-    hold: dg.DagsterRun | None = None
-    run: Status | None = None  # without a hold run
+    status: Status
+    pending: None = None
+
+    @property
+    def id(self) -> str:
+        return self.status.id
+
+
+_Item = Hold | _Alone  # what a tick processes in one step; a hold is read once, and of thousands nothing is made at each tick
 
 
 @dataclass(slots=True)
@@ -74,12 +79,13 @@ class Tick:
     others: Collection[dg.AssetKey] = ()
     location: str | None = None
     statuses: dict[str, Status] = field(default_factory=dict)  # by job run
+    due: set[str] = field(default_factory=set)  # the job runs for which a collect run has something to do
     pending: dict[tuple[dg.AssetKey, str | None, str], PendingPartitions] = field(default_factory=dict)  # by asset, backfill, partition
     unheld: dict[tuple[str, str], Status] = field(default_factory=dict)  # open job runs without a hold run, by job and partition
     requests: list[dg.RunRequest] = field(default_factory=list)
     requested: set[tuple[str, dg.AssetKey, str]] = field(default_factory=set)  # by submit run, asset, partition
     failed: list[str] = field(default_factory=list)
-    waits: list[Wait] = field(default_factory=list)  # those processed whose hold run stays
+    waiting: list[Hold] = field(default_factory=list)  # those processed whose hold run stays
     given_up: dict[str, str] = field(default_factory=dict)  # by job run: why its result is not collected, and what to do
 
     @property
@@ -97,7 +103,7 @@ class Tick:
         done = 0
         while done < len(items) and (done == 0 or not self._is_full()):
             done += self._process_window(items[done : done + _WINDOW])
-        tell(self.context.instance, self.keld, self.waits, self.until, self.log)
+        tell(self.context.instance, self.keld, map(self._wait_of, self.waiting), self.until, self.log)
         cursor = items[done].id if done < len(items) else ""
         said = f"{len(items)} waiting for a provider or a run. {' '.join([*self.failed, *self._problems()])}".strip()
         reason = None if self.requests else dg.SkipReason(said)
@@ -105,8 +111,8 @@ class Tick:
 
     def _problems(self) -> list[str]:
         """What stands in the way of those that wait, each once: a key that the sensor's process lacks, though the runs have it, shows on its page."""
-        found = {status.problem: None for wait in self.waits for status in wait.statuses.values() if status.problem is not None}
-        return list(found)[:_PROBLEMS]
+        held = (self.statuses[job_run] for hold in self.waiting if hold.pending is not None for job_run in hold.pending.job_runs.values())
+        return list(dict.fromkeys(status.problem for status in held if status.problem is not None))[:_PROBLEMS]
 
     def _is_full(self) -> bool:
         return time.monotonic() > self.until or len(self.requests) >= REQUESTS_A_TICK
@@ -119,7 +125,7 @@ class Tick:
         Their hold run could not be created or was ended by hand, or their run materialised the batch alone.  The providers are polled for all
         that are open; if there are none, for batches that were created late.
         """
-        items = list(self._held())
+        items: list[_Item] = list(self._held())
         held = {job_run for item in items if item.pending is not None for job_run in item.pending.job_runs.values()}
         polled = self.keld.poll(jobs={asset.job for asset in self.watched.values()}, budget_s=budget_s)
         self.statuses = {status.id: status for status in polled}
@@ -127,21 +133,21 @@ class Tick:
         self.statuses |= {status.id: status for status in rest}
         if elsewhere := [status.id for status in rest if not status.over]:
             self.statuses |= {status.id: status for status in self.keld.poll(elsewhere, budget_s=budget_s)}
+        self.due = {status.id for status in self.statuses.values() if _is_due(status)}
         alone = [status for status in polled if status.id not in held]
         self.unheld = {(status.job, status.partition): status for status in alone}
         every = [item.pending for item in items if item.pending is not None]
         self.pending = {(one.asset, one.backfill, partition): one for one in every for partition in one.job_runs}
-        return items + [_Item(status.id, run=status) for status in alone]
+        return items + [_Alone(status) for status in alone]
 
-    def _held(self) -> Iterator[_Item]:
-        """The pending partitions of these assets that have a hold run."""
-        for run, pending in open_holds(self.context.instance):
+    def _held(self) -> Iterator[Hold]:
+        """The hold runs of these assets."""
+        for hold in open_holds(self.context.instance):
+            pending = hold.pending
             if pending is None:
-                self.log.warning(f"Hold run {run.run_id} has no readable tags; terminate it.")
-                continue
-            orphaned = pending.asset not in self.others and location_of(run) == self.location
-            if pending.asset in self.watched or orphaned:  # else another sensor collects it
-                yield _Item(run.run_id, pending, run)
+                self.log.warning(f"Hold run {hold.id} has no readable tags; terminate it.")
+            elif pending.asset in self.watched or (pending.asset not in self.others and location_of(hold.run) == self.location):
+                yield hold  # else another sensor collects it
 
     # -- item by item -------------------------------------------------------------------------------------------
 
@@ -160,23 +166,26 @@ class Tick:
     def _process(self, item: _Item, collects: CollectRuns) -> None:
         """Requests collect runs for what is ready, and ends the hold run when all its partitions are settled."""
         pending = item.pending
-        if pending is None and item.run is not None:
-            pending = self._pending_of(item.run)
+        if isinstance(item, _Alone):
+            pending = self._pending_of(item.status)
             collects = self._collects([] if pending is None else [pending])
         if pending is None:
             return  # the command line submitted it, or its submit run has not ended yet
         if pending.asset not in self.watched:
             self._end_orphan(item, pending)
             return
-        statuses = self._statuses(pending)
-        settled = [self._settle(pending, status, collects, partition) for partition, status in statuses.items()]
-        if item.hold is None:
+        settled = [self._settle(pending, status, collects, partition) for partition, status in self._statuses(pending).items()]
+        if isinstance(item, _Alone):
             return
-        wait = Wait(hold=item.hold, batch=self.watched[pending.asset].batch, statuses=statuses)
         if all(settled):
-            self._release(wait)
+            self._release(self._wait_of(item))
         else:
-            self.waits.append(wait)
+            self.waiting.append(item)
+
+    def _wait_of(self, hold: Hold) -> Wait:
+        """A hold run of a watched asset, with what it waits for."""
+        assert hold.pending is not None
+        return Wait(hold=hold.run, batch=self.watched[hold.pending.asset].batch, statuses=self._statuses(hold.pending))
 
     def _statuses(self, pending: PendingPartitions) -> dict[str, Status]:
         """The status of each partition.
@@ -248,8 +257,7 @@ class Tick:
 
     def _has_due(self, pending: PendingPartitions) -> bool:
         """True if a collect run of some partition is due, or was."""
-        known = (self.statuses.get(job_run) for job_run in pending.job_runs.values())
-        return any(status is not None and _is_due(status) for status in known)
+        return not self.due.isdisjoint(pending.job_runs.values())
 
     def _collects(self, all_pending: Sequence[PendingPartitions]) -> CollectRuns:
         """The collect runs of these, and of what their followers need besides."""
@@ -258,7 +266,7 @@ class Tick:
 
     def _settle(self, pending: PendingPartitions, status: Status, known: CollectRuns, partition: str) -> bool:
         """True if a partition needs no further collect run; requests one if it is due."""
-        if not _is_due(status):
+        if status.id not in self.due:
             return status.state is RunState.CANCELLED
         collects = known.of(pending.id, pending.asset, partition)
         if not self._has_partition(pending, status):
@@ -368,13 +376,13 @@ class Tick:
         Not as cancelled: what is paid for is kept, for the asset that has the job now.
         """
         statuses = [self.statuses[job_run] for job_run in pending.job_runs.values() if job_run in self.statuses]
-        if item.hold is None or len(statuses) < len(pending.job_runs) or any(not _is_due(status) for status in statuses):
+        if isinstance(item, _Alone) or len(statuses) < len(pending.job_runs) or any(status.id not in self.due for status in statuses):
             return  # some are in another ledger, or still under way
         name = pending.asset.to_user_string()
-        self.log.warning(f"{name} is not in this code location any more: hold run {item.hold.run_id} is ended. Its answers are kept.")
+        self.log.warning(f"{name} is not in this code location any more: hold run {item.id} is ended. Its answers are kept.")
         release(
             self.context.instance,
-            item.hold,
+            item.run,
             f"{name} is not in this code location any more. The answers are paid, and kept: materialize the asset that has the job now.",
         )
 

@@ -37,7 +37,7 @@ what the runner uses down to the tables:
 
 from keld.ledger.account import Suspect
 from keld.ledger.cost import CostLine
-from keld.ledger.database import is_missing, shown
+from keld.ledger.database import is_missing, rehearse, shown
 from keld.ledger.fault import RefusalReason, ShardError, ShardFault
 from keld.ledger.history import Timing
 from keld.ledger.lease import WORKER_SKEW, Lease
@@ -70,5 +70,6 @@ __all__ = [
     "Unchanged",
     "is_missing",
     "nonce",
+    "rehearse",
     "shown",
 ]

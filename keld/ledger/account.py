@@ -32,10 +32,10 @@ _GIVEN_UP = sa.and_(
 _UNCONFIRMED = (
     sa.select(INTENT.c.shard_id, INTENT.c.outcome)
     .join(SHARD, sa.and_(SHARD.c.id == INTENT.c.shard_id, SHARD.c.attempt == INTENT.c.attempt))
-    .where(SHARD.c.state.in_(AT_PROVIDER), INTENT.c.outcome.in_(_ACCEPTED), SHARD.c.run_id.in_(sa.bindparam("of", expanding=True)))
+    .where(SHARD.c.state.in_(AT_PROVIDER), INTENT.c.outcome.in_(_ACCEPTED), lookup.among(SHARD.c.run_id))
 )
-_KNOWN = [sa.select(of.c.batch_id).where(of.c.batch_id.in_(sa.bindparam("of", expanding=True))) for of in (INTENT, ORPHAN)]
-_UPLOADED = sa.select(INTENT.c.input_ref, INTENT.c.shard_id).where(INTENT.c.input_ref.in_(sa.bindparam("of", expanding=True)))
+_KNOWN = sa.union(*(sa.select(of.c.batch_id).where(lookup.among(of.c.batch_id)) for of in (INTENT, ORPHAN)))
+_UPLOADED = sa.select(INTENT.c.input_ref, INTENT.c.shard_id).where(lookup.among(INTENT.c.input_ref))
 _LATE = (
     sa.select(SHARD.c.provider, SHARD.c.host, INTENT.c.at, SHARD.c.requests)
     .join(SHARD, SHARD.c.id == INTENT.c.shard_id)
@@ -92,8 +92,7 @@ class Accounts:
         Only those for which the list was not checked yet for other batches of that create.
         """
         with self._db.read() as db:
-            lots = (db.execute(_UNCONFIRMED, {"of": some}) for some in lookup.in_lots(run_ids))
-            return {row.shard_id: row.outcome for rows in lots for row in rows}
+            return {shard_id: outcome for shard_id, outcome in db.execute(_UNCONFIRMED, lookup.these(run_ids))}  # noqa: C416  to a type checker, rows are not pairs
 
     def knows_batch(self, batch_id: str) -> bool:
         """True if this batch belongs to an intent, or is a known orphan."""
@@ -101,20 +100,13 @@ class Accounts:
 
     def known_batches(self, batch_ids: Collection[str]) -> set[str]:
         """Those of these batches that belong to an intent, or are known orphans."""
-        found: set[str] = set()
         with self._db.read() as db:
-            for some in lookup.in_lots(batch_ids):
-                for query in _KNOWN:
-                    found.update(db.execute(query, {"of": some}).scalars())
-        return found
+            return set(db.execute(_KNOWN, lookup.these(batch_ids)).scalars())
 
     def shards_of_uploads(self, input_refs: Collection[str]) -> dict[str, str]:
         """The shards whose creates named these uploads, by upload."""
-        found: dict[str, str] = {}
         with self._db.read() as db:
-            for some in lookup.in_lots(input_refs):
-                found.update((row.input_ref, row.shard_id) for row in db.execute(_UPLOADED, {"of": some}))
-        return found
+            return {upload: shard_id for upload, shard_id in db.execute(_UPLOADED, lookup.these(input_refs))}  # noqa: C416  to a type checker, rows are not pairs
 
     # -- the sweep --------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
+from operator import attrgetter
 
 import sqlalchemy as sa
 
@@ -20,8 +21,8 @@ from keld.price import Lane
 from keld.state import AT_PROVIDER, RunEvent, RunState, State
 
 _OVER = (RunState.FINISHED, RunState.CANCELLED)
-_BY_IDS = sa.select(RUN).where(RUN.c.id.in_(sa.bindparam("of", expanding=True)))
-_DUE = sa.select(RUN.c.id).where(RUN.c.id.in_(sa.bindparam("of", expanding=True)), RUN.c.next_check_at <= sa.bindparam("now"))
+_BY_IDS = lookup.JOB_RUNS.where(lookup.among(RUN.c.id))
+_DUE = sa.select(RUN.c.id).where(lookup.among(RUN.c.id), RUN.c.next_check_at <= sa.bindparam("now"))
 
 
 class Catalog:
@@ -36,8 +37,7 @@ class Catalog:
     def latest(self, namespace: str, job: str, partition: str) -> JobRun | None:
         """The youngest generation of (namespace, job, partition), or None."""
         query = (
-            sa.select(RUN)
-            .where(RUN.c.namespace == namespace, RUN.c.job == job, RUN.c.partition == partition)
+            lookup.JOB_RUNS.where(RUN.c.namespace == namespace, RUN.c.job == job, RUN.c.partition == partition)
             .order_by(RUN.c.generation.desc())
             .limit(1)
         )
@@ -64,23 +64,25 @@ class Catalog:
         limit: int | None = None,
     ) -> list[JobRun]:
         """Job runs, the youngest first; those made from `since` on, and before `until`."""
-        query = sa.select(RUN).where(*lookup.chosen(namespace, job, since, until)).order_by(RUN.c.created_at.desc(), RUN.c.id)
+        query = lookup.JOB_RUNS.where(*lookup.chosen(namespace, job, since, until))
         if open_only:
             query = query.where(RUN.c.state.not_in(_OVER))
-        return self._found(query.limit(limit) if limit else query)
+        if limit:
+            return self._found(query.order_by(RUN.c.created_at.desc(), RUN.c.id).limit(limit))
+        # Ordered here: SQLite would move all that it has read of each.
+        return sorted(sorted(self._found(query), key=attrgetter("id")), key=attrgetter("created_at"), reverse=True)
 
     def overlooked(self, namespace: str, before: datetime) -> list[JobRun]:
         """Open job runs that have a batch in progress, and that nobody has looked at though they were due before this instant."""
         unleased = sa.or_(RUN.c.lease_until.is_(None), RUN.c.lease_until < before)
         at_provider = sa.exists().where(SHARD.c.run_id == RUN.c.id, SHARD.c.state == State.IN_PROGRESS)
         due = (RUN.c.state.in_((RunState.OPEN, RunState.CANCELLING)), RUN.c.next_check_at < before)
-        return self._found(sa.select(RUN).where(RUN.c.namespace == namespace, *due, unleased, at_provider))
+        return self._found(lookup.JOB_RUNS.where(RUN.c.namespace == namespace, *due, unleased, at_provider))
 
     def due(self, run_ids: Collection[str], now: datetime) -> list[str]:
         """Those of these job runs at which a look is due, in no order."""
         with self._db.read() as db:
-            lots = (db.execute(_DUE, {"of": some, "now": now}) for some in lookup.in_lots(run_ids))
-            return [run_id for rows in lots for run_id in rows.scalars()]
+            return list(db.execute(_DUE, {**lookup.these(run_ids), "now": now}).scalars())
 
     def at_providers(self) -> dict[tuple[str, str], int]:
         """How many batches of all namespaces are at a provider now, by account and model."""
@@ -93,7 +95,7 @@ class Catalog:
     def by_ids(self, run_ids: Collection[str]) -> list[JobRun]:
         """Those of these job runs that are in this ledger, in no order."""
         with self._db.read() as db:
-            return [run for some in lookup.in_lots(run_ids) for run in lookup.job_runs(db, _BY_IDS, {"of": some})]
+            return lookup.job_runs(db, _BY_IDS, lookup.these(run_ids))
 
     def shards_of(self, run_ids: Collection[str]) -> dict[str, list[Shard]]:
         """The shards of many job runs, by job run, each by ordinal."""
@@ -114,7 +116,7 @@ class Catalog:
         self, namespace: str, fingerprint: str, *, job: str | None = None, partition: str = "", limit: int = 50
     ) -> list[JobRun]:
         """Job runs that are over and have this fingerprint, the youngest first; of one partition of a job, or of any."""
-        query = sa.select(RUN).where(RUN.c.namespace == namespace, RUN.c.fingerprint == fingerprint, RUN.c.state.in_(_OVER))
+        query = lookup.JOB_RUNS.where(RUN.c.namespace == namespace, RUN.c.fingerprint == fingerprint, RUN.c.state.in_(_OVER))
         if job is not None:
             query = query.where(RUN.c.job == job, RUN.c.partition == partition)
         return self._found(query.order_by(RUN.c.created_at.desc(), RUN.c.id).limit(limit))

@@ -56,12 +56,9 @@ class Control:
 
     def holders(self, run_ids: Collection[str]) -> list[Attachment]:
         """Who waits for these job runs, in no order."""
-        found: list[Attachment] = []
         with self._db.read() as db:
-            for some in lookup.in_lots(run_ids):
-                rows = db.execute(sa.select(ATTACHMENT).where(ATTACHMENT.c.run_id.in_(some))).mappings()
-                found.extend(Attachment(**row) for row in rows)
-        return found
+            rows = db.execute(sa.select(ATTACHMENT).where(lookup.among(ATTACHMENT.c.run_id)), lookup.these(run_ids)).mappings()
+            return [Attachment(**row) for row in rows]
 
     def leave(self, holder: str) -> None:
         """Notes that `holder` waits for no job run any more, and cancels none."""

@@ -11,8 +11,9 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,7 @@ class Database:
             self._engine = _engine(_MEMORY.format(secrets.token_hex(8)) if in_memory else url, in_memory=in_memory)
             self.made = _open(self._engine, shown(url))
         except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, ImportError, ValueError) as error:
-            if _is_damaged(error):
-                raise _damaged(url, error) from None
-            raise LedgerError(
-                f"The ledger at {shown(url)} cannot be opened: {_driver_message(error)}. "
-                "Nothing was sent. Check KELD_LEDGER_URL or KELD_HOME, the disk and the rights."
-            ) from None
+            raise (_damaged if _is_damaged(error) else _closed)(url, error) from None
 
     def close(self) -> None:
         self._engine.dispose(
@@ -104,15 +100,38 @@ class Database:
 
 
 def is_missing(url: str) -> bool:
-    """True if a ledger's URL names a file that does not exist; of a database server it is not known."""
+    """True if a ledger's URL names a file that does not exist, or a Postgres without its tables; False also if that cannot be asked."""
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+        if parsed.get_backend_name() == "sqlite":
+            path = _file_of(parsed)
+            return path is not None and not path.exists()
+        engine = _engine(url, in_memory=False)
+    except (sa.exc.ArgumentError, ImportError, ValueError, LedgerError):
         return False  # opening it says what is wrong
-    path = parsed.database
-    return (
-        parsed.get_backend_name() == "sqlite" and bool(path) and not str(path).startswith((":", "file:")) and not os.path.exists(str(path))
-    )
+    try:
+        with engine.connect() as db:
+            return not _tables(db)
+    except sa.exc.SQLAlchemyError:
+        return False
+    finally:
+        engine.dispose()
+
+
+def rehearse(url: str) -> None:
+    """Makes the tables of a ledger in a Postgres that has none yet, and takes them back in the same transaction.
+
+    Raises:
+        LedgerError: they cannot be made.
+    """
+    engine = _engine(url, in_memory=False)
+    try:
+        with engine.connect() as db:  # ends without a commit
+            META.create_all(db)
+    except sa.exc.SQLAlchemyError as error:
+        raise _closed(url, error) from None
+    finally:
+        engine.dispose()
 
 
 def shown(url: str) -> str:
@@ -132,15 +151,15 @@ def _engine(url: str, *, in_memory: bool) -> sa.Engine:
         )
     if parsed.get_backend_name() != "sqlite":
         raise LedgerError(f"KELD_LEDGER_URL names {parsed.get_backend_name()!r}; a ledger is sqlite:///PATH or postgresql://...")
-    if parsed.database and not parsed.database.startswith("file:"):
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(
-        parsed,
-        connect_args={"timeout": _PATIENCE_S, "check_same_thread": False},
-        poolclass=sa.QueuePool if in_memory else None,  # threads share it, too; by default each thread would keep a connection
-        hide_parameters=True,
-        json_deserializer=msgspec.json.decode,
-    )
+    path, how = _file_of(parsed), {"timeout": _PATIENCE_S, "check_same_thread": False}
+    pool: dict[str, Any] = {}
+    if in_memory:
+        pool = {"poolclass": sa.QueuePool}  # threads share it, too; by default each thread would keep a connection
+    elif path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not (_may_write(path) and _may_write(path.parent)):
+            pool = {"poolclass": sa.NullPool, "creator": partial(_to_read, path, how)}
+    engine = sa.create_engine(parsed, connect_args=how, hide_parameters=True, json_deserializer=msgspec.json.decode, **pool)
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:
@@ -150,6 +169,26 @@ def _engine(url: str, *, in_memory: bool) -> sa.Engine:
         connection.execute("PRAGMA foreign_keys=ON")
 
     return engine
+
+
+def _file_of(parsed: sa.URL) -> Path | None:
+    """The file of an SQLite URL; None: it is in memory, or a URI with options of the user's own."""
+    return None if not parsed.database or parsed.database.startswith((":", "file:")) else Path(parsed.database)
+
+
+def _may_write(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _to_read(path: Path, how: Mapping[str, Any]) -> sqlite3.Connection:
+    """A connection to a file that this user may not write, or not in its directory.
+
+    SQLite would make the files of the write-ahead log beside it, which fails, or belong to the reader and stand in the writers' way.  Where no writer
+    has made them, the file itself is the whole ledger, and is not written while it is read, except by a checkpoint of one that came since.
+    """
+    as_it_is = "" if Path(f"{path}-wal").exists() else "?immutable=1"
+    opened: sqlite3.Connection = sqlite3.connect(f"{path.absolute().as_uri()}{as_it_is}", uri=True, **how)
+    return opened
 
 
 @contextmanager
@@ -179,28 +218,50 @@ def _write_ahead(connection: Any) -> None:
 
 
 def _open(engine: sa.Engine, where: str) -> bool:
-    """True if the ledger was made just now; one of an earlier version is upgraded in one transaction, or stays as it was."""
+    """True if the ledger was made just now; one of an earlier version is upgraded in one transaction, or stays as it was.
+
+    One of this version is only read: who asks may have no right to write, and waits for no writer.
+    """
+    with engine.connect() as db:
+        there = _tables(db)
+        if there and _version(db, there, where) == NEWEST:
+            return False
     with _writing(engine) as db:
         if engine.dialect.name == "postgresql":
             db.execute(sa.text("SELECT pg_advisory_xact_lock(4_215_064)"))  # two workers must not make the tables at the same time
-        there = set(sa.inspect(db).get_table_names())
-        if not there & set(META.tables):
+        there = _tables(db)
+        if not there:
             META.create_all(db)
             db.execute(sa.insert(VERSION).values(version=NEWEST))
             return True
-        found = db.execute(sa.select(VERSION.c.version)).scalar_one_or_none() if VERSION.name in there else None
-        if found is not None and found > NEWEST:
-            raise LedgerError(
-                f"The ledger at {where} is of version {found}; this Keld knows versions up to {NEWEST}. Nothing was changed or sent. "
-                "A later Keld has changed it: install that version here, too, or use another KELD_LEDGER_URL."
-            )
-        if found is None:
-            _check_whole(there - {VERSION.name}, where, set(META.tables))
-        else:
-            _check_whole(there, where, set(META.tables) - made_later(found))
-        if found is not None and found < NEWEST:
+        found = _version(db, there, where)
+        if found < NEWEST:
             _upgrade(db, found, where)
     return False
+
+
+def _tables(db: sa.Connection) -> set[str]:
+    """The tables of the ledger that are there."""
+    return set(sa.inspect(db).get_table_names()) & set(META.tables)
+
+
+def _version(db: sa.Connection, there: set[str], where: str) -> int:
+    """The version of a ledger with these tables.
+
+    Raises:
+        LedgerError: it is a later one, or the ledger lacks a part.
+    """
+    found = db.execute(sa.select(VERSION.c.version)).scalar_one_or_none() if VERSION.name in there else None
+    if found is None:  # a table without its row is as good as none
+        raise _incomplete(where, META.tables.keys() - (there - {VERSION.name}))
+    if found > NEWEST:
+        raise LedgerError(
+            f"The ledger at {where} is of version {found}; this Keld knows versions up to {NEWEST}. Nothing was changed or sent. "
+            "A later Keld has changed it: install that version here, too, or use another KELD_LEDGER_URL."
+        )
+    if missing := META.tables.keys() - there - made_later(found):
+        raise _incomplete(where, missing)
+    return int(found)
 
 
 def _upgrade(db: sa.Connection, found: int, where: str) -> None:
@@ -213,14 +274,12 @@ def _upgrade(db: sa.Connection, found: int, where: str) -> None:
         ) from None
 
 
-def _check_whole(there: set[str], where: str, wanted: set[str]) -> None:
-    """Passes if no table of the ledger is missing, as it may be after an interrupted restore or copy."""
-    missing = sorted(wanted - there)
-    if missing:
-        raise LedgerError(
-            f"The ledger at {where} is incomplete: it lacks {', '.join(missing)}. Nothing was changed or sent. Restore it from a backup; if "
-            "there is none, move it away and run `keld reconcile --from-staging`, which rebuilds what staging has."
-        )
+def _incomplete(where: str, missing: Collection[str]) -> LedgerError:
+    """A table of the ledger is missing, as after an interrupted restore or copy."""
+    return LedgerError(
+        f"The ledger at {where} is incomplete: it lacks {', '.join(sorted(missing))}. Nothing was changed or sent. Restore it from a backup; if "
+        "there is none, move it away and run `keld reconcile --from-staging`, which rebuilds what staging has."
+    )
 
 
 def _is_damaged(error: Exception) -> bool:
@@ -237,6 +296,13 @@ def _damaged(url: str, error: Exception) -> LedgerError:
         f"The ledger at {shown(url)} is damaged: {_driver_message(error)}. Nothing more was sent, and its content may be lost. Restore it from "
         "a backup; if there is none, move it away. Then run `keld reconcile --from-staging`, which adds what staging has "
         "and the ledger has not, and the same command again."
+    )
+
+
+def _closed(url: str, error: Exception) -> LedgerError:
+    return LedgerError(
+        f"The ledger at {shown(url)} cannot be opened: {_driver_message(error)}. "
+        "Nothing was sent. Check KELD_LEDGER_URL or KELD_HOME, the disk and the rights."
     )
 
 

@@ -6,28 +6,66 @@ the rooms above: to build one takes five times as long as to run it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
+import msgspec
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
 
+from keld.ledger.column import raw, reader
 from keld.ledger.record import Intent, JobRun, Orphan, Shard
 from keld.ledger.table import INTENT, ORPHAN, RUN, SHARD
 from keld.state import TERMINAL
 
 _Record = TypeVar("_Record")
 OPEN = SHARD.c.state.not_in(tuple(TERMINAL))
-_RUN = sa.select(RUN).where(RUN.c.id == sa.bindparam("of"))
-_SHARD = sa.select(SHARD).where(SHARD.c.id == sa.bindparam("of"))
-_SHARDS = sa.select(SHARD).where(SHARD.c.run_id.in_(sa.bindparam("of", expanding=True))).order_by(SHARD.c.ordinal)
-_OPEN_SHARDS = _SHARDS.where(OPEN)
-_AT_ONCE = 10_000  # SQLite has 32,766 variables in one query at most
+JOB_RUNS = sa.select(*(raw(RUN.c[name]) for name in JobRun.__struct_fields__))  # what `job_runs` takes, with a condition and an order
+_SHARDS = sa.select(*(raw(SHARD.c[name]) for name in Shard.__struct_fields__))
+_RUN_READERS = tuple(reader(RUN.c[name]) for name in JobRun.__struct_fields__)
+_SHARD_READERS = tuple(reader(SHARD.c[name]) for name in Shard.__struct_fields__)
+_RUN = JOB_RUNS.where(RUN.c.id == sa.bindparam("of"))
+_ordinal = attrgetter("ordinal")
+_SHARD = _SHARDS.where(SHARD.c.id == sa.bindparam("of"))
+
+
+class _Listed(sa.sql.functions.FunctionElement[str]):
+    """The texts of a JSON array, as rows: one parameter, however many they are; SQLite has 32,766 at most, and to name ten thousand takes long."""
+
+    name = "listed"
+    inherit_cache = True
+    type = sa.String()
+
+
+@compiles(_Listed, "sqlite")
+def _listed_in_sqlite(listed: _Listed, compiler: Any, **how: Any) -> str:
+    return f"(SELECT value FROM json_each{compiler.process(listed.clause_expr, **how)})"  # noqa: S608  the parameter is bound, not quoted
+
+
+@compiles(_Listed, "postgresql")
+def _listed_in_postgres(listed: _Listed, compiler: Any, **how: Any) -> str:
+    return f"(SELECT json_array_elements_text(CAST({compiler.process(listed.clause_expr, **how)} AS JSON)))"
+
+
+def among(column: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """The condition that a column has one of the values that are given to the statement as `these(...)`."""
+    return column.op("IN", is_comparison=True)(_Listed(sa.bindparam("these", type_=sa.String)))
+
+
+def these(ids: Iterable[str]) -> dict[str, str]:
+    """The parameter of `among`."""
+    return {"these": msgspec.json.encode(list(ids)).decode()}
+
+
+_ALL_SHARDS = _SHARDS.where(among(SHARD.c.run_id))
+_OPEN_SHARDS = _ALL_SHARDS.where(OPEN)
 
 
 def job_runs(db: sa.Connection, query: sa.Select[tuple[object, ...]], values: Mapping[str, object] | None = None) -> list[JobRun]:
-    """The job runs that a query over all columns of their table finds, in its order."""
-    return _records(JobRun, db.execute(query, values))
+    """The job runs that a query, made of `JOB_RUNS`, finds, in its order."""
+    return _records(JobRun, _RUN_READERS, db.execute(query, values))
 
 
 def job_run(db: sa.Connection, run_id: str) -> JobRun | None:
@@ -37,18 +75,22 @@ def job_run(db: sa.Connection, run_id: str) -> JobRun | None:
 
 def shard(db: sa.Connection, shard_id: str) -> Shard | None:
     """The shard of that id, or None."""
-    return next(iter(_records(Shard, db.execute(_SHARD, {"of": shard_id}))), None)
+    return next(iter(_shards(db, _SHARD, {"of": shard_id})), None)
 
 
-def shards_of(db: sa.Connection, run_ids: Collection[str], *, only_open: bool = False) -> Iterator[Shard]:
+def shards_of(db: sa.Connection, run_ids: Iterable[str], *, only_open: bool = False) -> list[Shard]:
     """The shards of job runs, of each by ordinal; or only those that are not over."""
-    for some in in_lots(run_ids):
-        yield from _records(Shard, db.execute(_OPEN_SHARDS if only_open else _SHARDS, {"of": some}))
+    return _shards(db, _OPEN_SHARDS if only_open else _ALL_SHARDS, these(run_ids))
 
 
 def shards(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Shard]:
     """The shards for which all of `where` is true, by ordinal."""
-    return _records(Shard, db.execute(sa.select(SHARD).where(*where).order_by(SHARD.c.ordinal)))
+    return _shards(db, _SHARDS.where(*where))
+
+
+def _shards(db: sa.Connection, query: sa.Select[Any], values: Mapping[str, object] | None = None) -> list[Shard]:
+    """By ordinal; ordered here, since SQLite would move all that it has read of each."""
+    return sorted(_records(Shard, _SHARD_READERS, db.execute(query, values)), key=_ordinal)
 
 
 def intents(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Intent]:
@@ -60,12 +102,6 @@ def intents(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Intent]:
 def orphans(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Orphan]:
     """The orphan batches for which all of `where` is true, in no order."""
     return [Orphan(**row._mapping) for row in db.execute(sa.select(ORPHAN).where(*where))]
-
-
-def in_lots(ids: Collection[str]) -> Iterator[list[str]]:
-    """Ids in lots, each small enough for one query."""
-    listed = list(ids)
-    return (listed[n : n + _AT_ONCE] for n in range(0, len(listed), _AT_ONCE))
 
 
 def chosen(namespace: str, job: str | None, since: datetime | None, until: datetime | None) -> list[sa.ColumnElement[bool]]:
@@ -80,7 +116,10 @@ def chosen(namespace: str, job: str | None, since: datetime | None, until: datet
     return conditions
 
 
-def _records(kind: Callable[..., _Record], found: sa.CursorResult[Any]) -> list[_Record]:
-    """A record of each row; by the names of its columns, which are read once: a look reads tens of thousands of rows."""
-    names = tuple(found.keys())
-    return [kind(**dict(zip(names, row, strict=True))) for row in found]
+def _records(kind: Callable[..., _Record], readers: Sequence[Callable[[Any], Any] | None], found: sa.CursorResult[Any]) -> list[_Record]:
+    """A record of each row, made column by column: a look reads tens of thousands of rows."""
+    # From the driver's cursor: of SQLAlchemy's own rows, the garbage collector would follow each.
+    rows = [] if found.cursor is None else found.cursor.fetchall()
+    found.close()
+    columns = (map(itemgetter(n), rows) for n in range(len(readers)))
+    return list(map(kind, *(column if read is None else map(read, column) for read, column in zip(readers, columns, strict=True))))

@@ -23,11 +23,11 @@ _TRIES = 5
 _AGAIN_AFTER = timedelta(minutes=5)  # doubled by each try
 _WATCHED = sa.exists().where(EVENT.c.run_id == RUN.c.id, EVENT.c.kind == RunEvent.WATCHED)
 _OF = sa.select(EVENT.c.run_id, EVENT.c.kind, EVENT.c.at, EVENT.c.facts).where(
-    EVENT.c.run_id.in_(sa.bindparam("of", expanding=True)), EVENT.c.kind.in_([RunEvent.WATCHED, RunEvent.TELLING, RunEvent.TOLD])
+    lookup.among(EVENT.c.run_id), EVENT.c.kind.in_([RunEvent.WATCHED, RunEvent.TELLING, RunEvent.TOLD])
 )
 _TWICE = (
     sa.select(ORPHAN.c.run_id, sa.func.sum(ORPHAN.c.cost_usd))
-    .where(ORPHAN.c.run_id.in_(sa.bindparam("of", expanding=True)), ORPHAN.c.settled_at.is_not(None), ORPHAN.c.cost_usd > 0)
+    .where(lookup.among(ORPHAN.c.run_id), ORPHAN.c.settled_at.is_not(None), ORPHAN.c.cost_usd > 0)
     .group_by(ORPHAN.c.run_id)
 )
 
@@ -56,7 +56,7 @@ class Notices:
         found: dict[str, set[str]] = defaultdict(set)
         tries: Counter[tuple[str, str]] = Counter()
         with self._db.read() as db:
-            for row in (row for some in lookup.in_lots(run_ids) for row in db.execute(_OF, {"of": some})):
+            for row in db.execute(_OF, lookup.these(run_ids)):
                 news = found[row.run_id]
                 tries[row.run_id, row.facts.get("news", "")] += row.kind == RunEvent.TELLING
                 if row.kind == RunEvent.TOLD or tries[row.run_id, row.facts.get("news", "")] == _TRIES:
@@ -66,7 +66,7 @@ class Notices:
     def paid_twice(self, run_ids: Collection[str]) -> dict[str, Decimal]:
         """What was paid for batches whose answers were not used, in USD, by job run; without those of which nothing was."""
         with self._db.read() as db:
-            return {run_id: usd for some in lookup.in_lots(run_ids) for run_id, usd in db.execute(_TWICE, {"of": some})}
+            return {run_id: usd for run_id, usd in db.execute(_TWICE, lookup.these(run_ids))}  # noqa: C416  to a type checker, rows are not pairs
 
     def claim(self, run_id: str, news: str, now: datetime) -> bool:
         """True if this worker is to tell these news now: nobody has, is about to, or has failed too often."""
@@ -89,4 +89,4 @@ class Notices:
 
 
 def _events_of(db: sa.Connection, run_id: str) -> list[sa.Row[tuple[str, str, datetime, dict[str, str]]]]:
-    return list(db.execute(_OF.order_by(EVENT.c.id), {"of": [run_id]}))
+    return list(db.execute(_OF.order_by(EVENT.c.id), lookup.these([run_id])))

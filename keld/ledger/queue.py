@@ -82,7 +82,8 @@ class Queue:
             .join(RUN, RUN.c.id == SHARD.c.run_id)
             .where(SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model, SHARD.c.lane != Lane.BATCH)
             .where(SHARD.c.state.in_([State.PLANNED, State.STAGED, State.SUBMITTING, State.IN_PROGRESS]))
-            .where(RUN.c.state == RunState.OPEN, alive)
+            # By an expression: else SQLite begins with the open job runs, of which there may be ten thousand, and not with these few shards.
+            .where(sa.func.coalesce(RUN.c.state, RunState.OPEN) == RunState.OPEN, alive)
             .group_by(RUN.c.id, RUN.c.deadline_at, RUN.c.created_at, SHARD.c.lane)
         )
         if other_than is not None:

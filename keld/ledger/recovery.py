@@ -44,10 +44,8 @@ class Recovery:
         if self._witness is None:
             return []
         ids = self._witness.out()
-        known: set[str] = set()
         with self._db.read() as db:
-            for some in lookup.in_lots(ids):
-                known.update(db.execute(sa.select(RUN.c.id).where(RUN.c.id.in_(some))).scalars())
+            known = set(db.execute(sa.select(RUN.c.id).where(lookup.among(RUN.c.id)), lookup.these(ids)).scalars())
         memories = (self._witness.memory(run_id) for run_id in ids if run_id not in known)
         return [memory.run for memory in memories if memory.run is not None]
 

@@ -67,6 +67,7 @@ class Environment:
     settings: Settings
     lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read each time
     flex: dict[Any, str | None] | None = None  # what `flex_of` has found in one look, likewise
+    leads: dict[Any, timedelta] | None = None  # how long before a deadline rows must move on, likewise
     listed: Listed | None = None  # what the lists of accounts have just shown; None: they are to be read
     inventories: Mapping[Account, Inventory] = field(default_factory=dict)  # of the accounts with creates that are not confirmed yet
     staged: dict[str, tuple[int, int, int]] = field(

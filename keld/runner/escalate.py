@@ -15,7 +15,7 @@ elsewhere, too, and both stay reserved.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from keld.staging import read_positions
 from keld.state import AT_PROVIDER, Event, RunState, State
 from keld.turnaround import turnaround
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNSENT = (State.PLANNED, State.STAGED, State.DEFERRED)
 _WAITING = (*_UNSENT, State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLING)
 
@@ -46,25 +47,39 @@ def escalation_time(environment: Environment, run: JobRun, shards: Sequence[Shar
 
 def escalation_times(environment: Environment, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, datetime]:
     """The time at which the rows in batches, and those in flex, must move on, computed from all the rows that are left now."""
+    due = run.deadline_at
+    if due is None or run.state is not RunState.OPEN:
+        return {}
     waiting = [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING and not _stays(environment, run, shard)]
-    if run.deadline_at is None or run.state is not RunState.OPEN or not waiting:
+    if not waiting:
         return {}
     if not run.terms.any_lane:
         ahead = [shard for shard in waiting if _holds_back(run, shard)]
-        return {Lane.BATCH: min(_release_at(environment, run, run.deadline_at, shard) for shard in ahead)} if ahead else {}
-    speeds = {name: speed_of(environment, name, run.id) for name in run.terms.models}
-    flex = flex_of(environment, run.terms, waiting)
-    behind = {Lane.BATCH: None if flex is None else speeds[flex], Lane.FLEX: None}
-    batch = not all(
-        _loses_answers(environment, shard) for shard in waiting if shard.lane == Lane.BATCH
-    )  # else none is cancelled: see `_hedge_at`
+        return {Lane.BATCH: min(_release_at(environment, run, due, shard) for shard in ahead)} if ahead else {}
+    in_batches = [shard for shard in waiting if shard.lane == Lane.BATCH]
+    batch = not all(_loses_answers(environment, shard) for shard in in_batches)  # else none is cancelled: see `_hedge_at`
+    # A job run whose rows are all in batches is not among those that share the fast lanes: what holds for one of its size holds for all.
+    own = None if len(in_batches) == len(shards) else run.id
+    flex, left = flex_of(environment, run.terms, waiting), _left(environment, run, waiting)
+    lanes = [lane for lane, some in ((Lane.BATCH, in_batches), (Lane.FLEX, len(waiting) > len(in_batches))) if some]
     return {
-        lane: deadline.escalation_time(
-            run.deadline_at, _left(environment, run, waiting), list(speeds.values()), batch=batch and lane is Lane.BATCH, flex=speed
-        )
-        for lane, speed in behind.items()
-        if any(shard.lane == lane for shard in waiting)
+        lane: due
+        - _lead(environment, run.terms.models, left, own, batch=batch and lane is Lane.BATCH, flex=flex if lane is Lane.BATCH else None)
+        for lane in lanes
     }
+
+
+def _lead(environment: Environment, models: Sequence[str], left: int, run_id: str | None, *, batch: bool, flex: str | None) -> timedelta:
+    """How long before its deadline a job run's rows must move on, if so many are left; computed once in a look at many job runs."""
+    asked = (models, left, run_id, batch, flex)
+    if environment.leads is not None and asked in environment.leads:
+        return environment.leads[asked]
+    speeds = {name: speed_of(environment, name, run_id) for name in models}
+    to_flex = None if flex is None else speeds[flex]
+    lead = _EPOCH - deadline.escalation_time(_EPOCH, left, list(speeds.values()), batch=batch, flex=to_flex)
+    if environment.leads is not None:
+        environment.leads[asked] = lead
+    return lead
 
 
 def holds_back_for_too_long(environment: Environment, run: JobRun, shards: Sequence[Shard]) -> bool:
@@ -119,7 +134,7 @@ def _stays(environment: Environment, run: JobRun, shard: Shard) -> bool:
 
 def _loses_answers(environment: Environment, shard: Shard) -> bool:
     """True if the cancel of a shard's batch would throw away answers that are paid, or may be."""
-    at_risk = shard.lane == Lane.BATCH and shard.state in (State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS) and shard.done != 0
+    at_risk = shard.done != 0 and shard.lane == Lane.BATCH and shard.state in (State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS)
     return at_risk and not environment.provider(shard.provider).traits.keeps_on_cancel
 
 

@@ -38,6 +38,7 @@ class _Seen:
     batches: Mapping[str, RemoteBatch]
     inventory: Inventory | None
     cut: bool = False  # the time was over before the list was
+    window: timedelta = timedelta(days=1)  # a batch that is older is late, so that its list entry is not enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def look(environment: Environment, runs: Sequence[JobRun], shards: Mapping[str, 
     many = {account: of for account, of in held.items() if len(of) >= environment.settings.list_from}
     seen = {account: _seen(environment, account, of, seen_at, fresh, until) for account, of in many.items()}
     listed = {account: one.batches for account, one in seen.items()}
-    noted = {run.id: _unchanged(environment, run, shards.get(run.id, ()), seen, fresh) for run in runs if run.id in out}
+    now = environment.clock()
+    noted = {run.id: _unchanged(environment, run, shards.get(run.id, ()), seen, fresh, now) for run in runs if run.id in out}
     changed = [run_id for run_id, unchanged in noted.items() if unchanged is None]
     not_reached = [run_id for run_id in changed if _is_not_reached(shards[run_id], seen)]
     left = set(not_reached[_BY_ID:])
@@ -94,11 +96,12 @@ def _seen(
     """What an account's list shows of these shards; if some creates are unconfirmed, the whole list since the first of them."""
     found: dict[str, RemoteBatch] = {}
     ids: set[str] = set()
-    complete, cut = False, False
+    complete, cut, window = False, False, timedelta(days=1)
     now = environment.clock()
     created = [shard.intent_at or now for shard in held if shard.id in fresh]
     try:
         provider = environment.provider(account[0])
+        window = provider.traits.window or window
         if provider.host == account[1]:
             if created:
                 whole = provider.batches(min(created) - SKEW)
@@ -111,7 +114,7 @@ def _seen(
         cut |= time.monotonic() > until
         log.warning("look.failed provider=%s problem=%s", account[0], type(problem).__name__)  # it is tried again under the lease
     inventory = inventory_of(environment.ledger, [found[batch_id] for batch_id in ids], complete=complete) if created else None
-    return _Seen(found, inventory, cut)
+    return _Seen(found, inventory, cut, window)
 
 
 def _take(listed: Iterable[RemoteBatch], found: dict[str, RemoteBatch], until: float) -> bool:
@@ -126,7 +129,8 @@ def _take(listed: Iterable[RemoteBatch], found: dict[str, RemoteBatch], until: f
 def _read(provider: Provider, held: Sequence[Shard], seen_at: Mapping[str, datetime], now: datetime) -> Iterator[RemoteBatch]:
     """The batches of these shards as they are listed."""
     ordered = sorted(held, key=lambda shard: (shard.submitted_at or now, shard.id), reverse=True)
-    first = min(range(len(ordered)), key=lambda n: seen_at[ordered[n].run_id])
+    times = [seen_at[shard.run_id] for shard in ordered]
+    first = times.index(min(times))
     before = ordered[first - 1].batch_id if first else None
     yield from _part(provider, ordered[first:], before, now)
     if first:
@@ -152,10 +156,14 @@ def _part(provider: Provider, shards: Sequence[Shard], after: str | None, now: d
 
 
 def _unchanged(
-    environment: Environment, run: JobRun, shards: Sequence[Shard], seen: Mapping[Account, _Seen], fresh: Mapping[str, str]
+    environment: Environment,
+    run: JobRun,
+    shards: Sequence[Shard],
+    seen: Mapping[Account, _Seen],
+    fresh: Mapping[str, str],
+    now: datetime,
 ) -> Unchanged | None:
     """What to record of a job run where nothing has happened; None if it needs a lease."""
-    now = environment.clock()
     if run.state is not RunState.OPEN or run.problem or not shards or (run.lease_until is not None and run.lease_until >= now):
         return None
     progress: dict[str, int | None] = {}
@@ -168,7 +176,7 @@ def _unchanged(
             or account is None
             or batch is None
             or batch.state.ended
-            or _is_late(environment, shard, now)
+            or now - (shard.submitted_at or now) > account.window
         ):
             return None
         if (done := shard.rows_of(batch.done)) != shard.done:
@@ -210,9 +218,3 @@ def _has_no_siblings(environment: Environment, shard: Shard, own: RemoteBatch, i
         return False
     found = siblings_of(environment.provider(shard.provider), shard, own, inventory, outcome, environment.clock())
     return not (found.marked or found.possible)
-
-
-def _is_late(environment: Environment, shard: Shard, now: datetime) -> bool:
-    """True if a batch is older than its provider's window, so that its list entry is not enough."""
-    window = environment.provider(shard.provider).traits.window or timedelta(days=1)
-    return now - (shard.submitted_at or now) > window

@@ -16,7 +16,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import NamedTuple, assert_never
+from typing import assert_never
+
+import msgspec
 
 from keld import process
 from keld.errors import (
@@ -57,7 +59,7 @@ _FINDING = 0.8  # of the time of a reconcile; the rest is for acting on what was
 _ENTERING = 0.2  # of that rest, for taking leases
 
 
-class Polled(NamedTuple):
+class Polled(msgspec.Struct, frozen=True, gc=False):
     """A job run and its shards after a poll; of one to which nothing has happened, as they were before, with what the look has noted."""
 
     run: JobRun
@@ -108,7 +110,7 @@ class Runner:
             self._sweep_due(read_results=False)
         runs = read()
         shards = self.ledger.catalog.shards_of([run.id for run in runs])
-        still_open = {run_id: [shard for shard in of if shard.state not in TERMINAL] for run_id, of in shards.items()}
+        still_open = {run_id: _still_open(of) for run_id, of in shards.items()}
         seen, environment = self._look(runs, still_open, budget)
         self._act(seen.need_lease, environment, end, budget)
         changed = {run.id: run for run in self.ledger.runs(seen.need_lease)}
@@ -118,7 +120,7 @@ class Runner:
 
     def _look(self, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Shard]], budget: timedelta) -> tuple[Look, Environment]:
         """What the accounts' lists show, read from the job run on that was looked at longest ago; and the environment that has it."""
-        environment = replace(self.environment, lanes={}, flex={})
+        environment = replace(self.environment, lanes={}, flex={}, leads={})
         still_open = sorted((run for run in runs if not run.over), key=lambda run: run.next_check_at or run.created_at)
         until = time.monotonic() + budget.total_seconds() * _LISTING  # from here on: thousands of rows may take long to read
         with within(until):
@@ -407,6 +409,13 @@ class Runner:
             else:
                 times.append(shard.not_before or now if shard.state is State.IN_PROGRESS else now)
         return min(times, default=now)
+
+
+def _still_open(shards: Sequence[Shard]) -> Sequence[Shard]:
+    """Those that are not over; nearly always all of them, and of thousands of job runs no list is made again."""
+    if any(shard.state in TERMINAL for shard in shards):
+        return [shard for shard in shards if shard.state not in TERMINAL]
+    return shards
 
 
 def _if_configured(context: RunContext, plan: Callable[[], bool]) -> bool:

@@ -1,12 +1,21 @@
 """A ledger that is not there yet: a question leaves no file, and who has asked sees the job runs that are made later, and pays once."""
 
-from collections.abc import Callable
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from multiprocessing import get_context
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 
 from keld import InvalidJob, Job, Keld, LedgerError
+from keld.ledger import is_missing
 
 JOB = Job(name="labels", key="id", prompt="{body}", models="openai:gpt-5-mini")
 ROWS = [{"id": 1, "body": "The invoice is wrong."}]
@@ -23,6 +32,76 @@ def test_a_question_leaves_no_file(home: Path) -> None:
         assert (keld.statuses(), keld.find("labels"), keld.poll(), keld.namespaces(), keld.spend().lines) == ([], None, [], {}, ())
         keld.plan(JOB, ROWS)
     assert not home.exists()
+
+
+def test_a_question_makes_no_tables_in_an_empty_postgres(home: Path, postgres: Callable[[], str]) -> None:
+    url = postgres()
+    with Keld(home=home, ledger_url=url) as keld, Keld(home=home, ledger_url=url) as working:
+        assert (keld.statuses(), keld.find("labels"), keld.poll(), keld.namespaces(), keld.spend().lines) == ([], None, [], {}, ())
+        assert "the first job run makes it" in keld.doctor("openai")[0].finding
+        assert is_missing(url)
+        sent = working.submit(JOB, ROWS)
+        assert [status.id for status in keld.poll()] == [sent.id]
+
+
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A directory for a home that `_asked` may only read; the tests' own is closed to other users."""
+    shared = Path(mkdtemp(prefix="keld-read-only-"))
+    shared.chmod(0o755)
+    yield shared
+    for path in (shared, *shared.rglob("*")):
+        path.chmod(0o755)
+    rmtree(shared)
+
+
+def _asked(home: Path) -> tuple[list[int], int, str]:
+    """What a process sees that may read a home and not write to it; root becomes nobody, as rights do not bind it."""
+    if os.geteuid() == 0:
+        os.seteuid(65_534)
+    with Keld(home=home) as keld:
+        found = keld.statuses()
+        try:
+            keld.cancel(found[0].id)
+        except LedgerError as refused:
+            return [status.answered for status in found], keld.spend().total.rows, str(refused)
+    raise AssertionError("it wrote")
+
+
+def test_who_may_only_read_a_ledger_can_ask(home: Path, read_only: Path) -> None:
+    """SQLite alone would make the files of its log beside it, and fail."""
+    with Keld(home=read_only) as keld:
+        keld.run(JOB, ROWS, poll_s=0.01)
+        assert keld.spend().total.rows == 1
+    for path in (read_only, *read_only.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    there = sorted(read_only.rglob("*"))
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as others:
+        answered, rows, refused = others.submit(_asked, read_only).result()
+    assert (answered, rows) == ([1], 1)
+    assert "readonly" in refused
+    assert sorted(read_only.rglob("*")) == there
+
+
+@pytest.mark.books_open("it is one ledger by two URLs, whose books would be compared with one bill")
+def test_who_may_only_read_a_ledger_sees_what_is_written_meanwhile(home: Path) -> None:
+    """A worker has it open: its log is read, too.  Opened as SQLite's URL says, since these are rights that root lacks as well."""
+    with Keld(home=home) as working:
+        sent = working.submit(JOB, ROWS)
+        with Keld(home=home, ledger_url=f"sqlite:///file:{home}/ledger.db?mode=ro&uri=true") as keld:
+            assert not keld.status(sent.id).over
+            working.finish(sent.id, poll_s=0.01)
+            assert keld.status(sent.id).over
+
+
+def test_a_question_waits_for_no_writer(home: Path) -> None:
+    with Keld(home=home) as working:
+        working.submit(JOB, ROWS)
+        with closing(sqlite3.connect(home / "ledger.db", isolation_level=None)) as writer, Keld(home=home) as keld:
+            writer.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            assert len(keld.statuses()) == 1
+            assert time.monotonic() - began < 20
 
 
 def test_who_asked_first_and_then_submits_makes_the_ledger(home: Path) -> None:

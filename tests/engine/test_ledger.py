@@ -15,8 +15,8 @@ from msgspec import structs
 
 from keld.errors import CeilingTooLow, LeaseLost, LedgerError, UnknownJobRun
 from keld.job import RunTerms
-from keld.ledger import Lease, Ledger, Shard, ShardError, nonce
-from keld.ledger.table import SHARD
+from keld.ledger import JobRun, Lease, Ledger, Shard, ShardError, Unchanged, nonce
+from keld.ledger.table import RUN, SHARD
 from keld.state import Event, IllegalTransition, RunState, State
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -554,6 +554,56 @@ def test_open_job_runs_are_those_that_are_not_over(ledger: Ledger) -> None:
     second, _ = _open(ledger, partition="2026-11-20")
     ledger.record_run(second, NOW, "finished", state=RunState.FINISHED)
     assert [run.id for run in ledger.catalog.runs("default", open_only=True)] == [first.run_id]
+
+
+def _waiting(ledger: Ledger) -> JobRun:
+    """A job run that no worker holds, whose next look is due now."""
+    lease, _ = _open(ledger, partition=nonce())
+    ledger.leases.release(lease, NOW)
+    return ledger.run(lease.run_id)
+
+
+def _unchanged(run: JobRun) -> Unchanged:
+    return Unchanged(
+        run_id=run.id, epoch=run.lease_epoch, due_at=run.next_check_at, next_check_at=NOW + MINUTE, escalates_at=NOW + 9 * MINUTE,
+        progress={}, confirmed={},
+    )  # fmt: skip
+
+
+def test_the_next_look_is_noted_only_where_nothing_has_happened_since(ledger: Ledger) -> None:
+    """It needs no lease, so what another worker or a person did meanwhile must not be put off."""
+    still, taken, cancelled, woken = (_waiting(ledger) for _ in range(4))
+    seen = [_unchanged(run) for run in (still, taken, cancelled, woken)]
+    lease = ledger.leases.claim(taken.id, "another", NOW)
+    assert lease is not None
+    ledger.leases.release(lease, NOW)
+    ledger.control.ask_cancel(cancelled.id, NOW)
+    with _engine(ledger.url).begin() as db:
+        db.execute(sa.update(RUN).where(RUN.c.id == woken.id).values(next_check_at=NOW - MINUTE))
+    ledger.progress.note_unchanged(seen)
+    found = [ledger.run(run.id) for run in (still, taken, cancelled, woken)]
+    assert [run.next_check_at for run in found] == [NOW + MINUTE, NOW, found[2].next_check_at, NOW - MINUTE]
+    assert [run.escalates_at for run in found] == [NOW + 9 * MINUTE, None, None, None]
+    assert found[2].next_check_at is not None
+    assert found[2].next_check_at <= NOW
+
+
+def test_a_look_that_was_never_due_is_noted_too(ledger: Ledger) -> None:
+    run = _waiting(ledger)
+    with _engine(ledger.url).begin() as db:
+        db.execute(sa.update(RUN).where(RUN.c.id == run.id).values(next_check_at=None))
+    ledger.progress.note_unchanged([structs.replace(_unchanged(ledger.run(run.id)), escalates_at=None)])
+    assert (ledger.run(run.id).next_check_at, ledger.run(run.id).escalates_at) == (NOW + MINUTE, None)
+
+
+def test_any_number_of_ids_is_asked_for_at_once(ledger: Ledger) -> None:
+    """SQLite takes 32,766 parameters."""
+    run = _waiting(ledger)
+    ids = [*(f"{n:020}" for n in range(40_000)), run.id, 'it\'s 100 % "quoted" \\ é']
+    assert ledger.catalog.by_ids(ids) == [run]
+    assert ledger.catalog.due(ids, NOW) == [run.id]
+    assert [shard.run_id for shard in ledger.catalog.open_shards_of(ids)[run.id]] == [run.id]
+    assert ledger.catalog.by_ids([]) == []
 
 
 def test_releasing_notes_the_problem_the_next_look_and_when_it_moves_on(ledger: Ledger) -> None:

@@ -27,7 +27,7 @@ from keld.emulator import BillEntry, Emulator
 from keld.errors import KeldError
 from keld.ledger import Candidate, JobRun, Ledger, Orphan, Shard, lookup
 from keld.ledger.cost import CostLine, cost_lines, doubtful_usd
-from keld.ledger.table import CANDIDATE, INTENT, RUN
+from keld.ledger.table import CANDIDATE, INTENT
 from keld.price import Lane
 from keld.state import State
 from tests.support.ticket_job import entry_usd, list_rates
@@ -146,7 +146,7 @@ def batches_of(ledger: Ledger) -> set[str]:
 
 def _read(ledger: Ledger) -> Book:
     with ledger._db.read() as db:
-        runs = {run.id: run for run in lookup.job_runs(db, sa.select(RUN))}
+        runs = {run.id: run for run in lookup.job_runs(db, lookup.JOB_RUNS)}
         shards = {shard.id: shard for shard in lookup.shards(db)}
         orphans = lookup.orphans(db)
         candidates = [Candidate(**row._mapping) for row in db.execute(sa.select(CANDIDATE).where(CANDIDATE.c.settled_at.is_(None)))]
