@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from keld.answer import OWN, AnswerSink, answer_schema, read_answers
 from keld.outcome import Outcome
+from keld.row_set import RowSet
 from keld.schema import OutputSchema
 from keld.table import read_parquet
 
@@ -28,15 +29,15 @@ def reuse(
     old_snapshot: Path,
     old_answers: Sequence[Path],
     new_snapshot: Path,
-    wanted: NDArray[np.bool_],
+    settled: RowSet,
     output: OutputSchema,
     into: Path,
     outcome: Outcome = Outcome.ANSWERED,
-) -> NDArray[np.bool_]:
-    """Which rows of the new snapshot (N booleans) need not be asked; their earlier answers are at `into`, if there are any.
+) -> RowSet:
+    """The rows of the new snapshot that need not be asked, beside `settled`; their earlier answers are at `into`, if there are any.
 
     Args:
-        wanted: N booleans, the rows to look for.
+        settled: rows that are not looked for.
         outcome: which outcome is taken over: ANSWERED, or QUARANTINED, for rows that must not be asked again.
     """
     old, new = fingerprints(old_snapshot), fingerprints(new_snapshot)
@@ -48,10 +49,10 @@ def reuse(
     hit = np.zeros(len(new), dtype=np.bool_)
     inside = at < len(keys)
     hit[inside] = (keys[at[inside]] == new[inside]) & (new[inside] != b"")
-    hit &= wanted
+    hit &= ~settled.mask(0, len(new))
     if hit.any():
         copy_answers(old_answers, order[at[hit]], np.flatnonzero(hit), output, into, outcomes)
-    return hit
+    return RowSet.of(len(new), np.flatnonzero(hit))
 
 
 def copy_answers(
