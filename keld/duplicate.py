@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
-from keld.repeat import Repeats
 from keld.reuse import copy_answers, fingerprint_blocks
 from keld.row_set import RowSet
 from keld.schema import OutputSchema
+from keld.spool import Spool
 from keld.staging import write_positions
 
 if TYPE_CHECKING:
@@ -44,10 +43,10 @@ def find_duplicates(snapshot: Path, answered: RowSet) -> tuple[NDArray[np.int64]
 
 def _repeated_halves(snapshot: Path, answered: RowSet) -> NDArray[np.int64]:
     """The first halves of fingerprints that more than one asked row has, ascending."""
-    with Repeats(snapshot.parent) as halves:
+    with Spool(snapshot.parent) as halves:
         for _, marks in _asked(snapshot, answered):
             halves.add(_first_half(marks))
-        return np.unique(halves.found())
+        return np.unique(halves.repeated())
 
 
 def _asked(snapshot: Path, answered: RowSet) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bytes_]]]:
@@ -81,8 +80,10 @@ def fan_out(kept: Path, answers: Sequence[Path], output: OutputSchema) -> list[P
         return list(answers)
     duplicates, leaders = np.load(kept)
     fanned: list[Path] = []
+    by_leader = np.argsort(leaders, kind="stable")
+    duplicates, leaders = duplicates[by_leader], leaders[by_leader]
     for path in answers:
         into = path.with_name(f"twins-of-{path.name}")
-        copy_answers([path], leaders, duplicates, output, into, pa.array([], type=pa.string()))
+        copy_answers([path], leaders, duplicates, output, into)
         fanned += [path, into]
     return fanned

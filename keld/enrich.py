@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from keld.answer import first_position, read_answers
+from keld.answer import read_answers
+from keld.merge import Cursor, windows
 from keld.outcome import Outcome
-from keld.row_set import WINDOW, RowSet
+from keld.row_set import RowSet
 from keld.schema import OutputSchema
 from keld.snapshot import OWN as SNAPSHOT_OWN
 from keld.table import read_parquet
@@ -61,7 +62,7 @@ def enrich(snapshot: Path, answers: Sequence[Path], output: OutputSchema) -> Ite
     """
     source = source_schema(snapshot)
     schema = enriched_schema(source, output)
-    cursors = [_Cursor(path) for path in answers]
+    cursors = [Cursor(path) for path in answers]
     start = 0
     for rows in read_parquet(snapshot, columns=[*source.names, "keld_input_error"]):
         stop = start + rows.num_rows
@@ -78,7 +79,7 @@ def retryable(answers: Sequence[Path], rows: int, max_attempts: int) -> RowSet:
         max_attempts: how often a row is asked at most; a cancelled or unsent request is no attempt.
     """
     found = RowSet(rows)
-    for start, stop, parts in _windows(answers, rows, ["keld_position", "keld_outcome", "keld_retryable"]):
+    for start, stop, parts in windows(answers, rows, ["keld_position", "keld_outcome", "keld_retryable"]):
         again = np.zeros(stop - start, dtype=np.bool_)
         satisfied = np.zeros(stop - start, dtype=np.bool_)
         attempts = np.zeros(stop - start, dtype=np.int16)
@@ -99,7 +100,7 @@ def invalid(answers: Sequence[Path], rows: int) -> RowSet:
         answers: the answers files, those of earlier rounds first.
     """
     found = RowSet(rows)
-    for start, stop, parts in _windows(answers, rows, ["keld_position", "keld_outcome"]):
+    for start, stop, parts in windows(answers, rows, ["keld_position", "keld_outcome"]):
         here = np.zeros(stop - start, dtype=np.bool_)
         for part in parts:
             here[part.column(0).to_numpy() - start] = pc.equal(part.column(1), Outcome.INVALID.value).to_numpy(zero_copy_only=False)
@@ -157,7 +158,7 @@ def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counte
     kinds = list(Outcome)
     values, answered = pa.array([kind.value for kind in kinds]), kinds.index(Outcome.ANSWERED)
     totals = np.zeros(len(kinds), dtype=np.int64)
-    for start, stop, parts in _windows(answers, rows, ["keld_position", "keld_outcome"]):
+    for start, stop, parts in windows(answers, rows, ["keld_position", "keld_outcome"]):
         last = np.full(stop - start, -1, dtype=np.int8)
         for part in parts:
             where = part.column(0).to_numpy() - start
@@ -169,36 +170,6 @@ def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counte
     counts[Outcome.UNASKABLE] += unaskable
     counts[Outcome.UNASKED] += rows - counts.total()
     return +counts
-
-
-def _windows(answers: Sequence[Path], rows: int, columns: Sequence[str]) -> Iterator[tuple[int, int, list[pa.RecordBatch]]]:
-    """For each window of rows (start, stop): the answers of these rows, in the order of the files."""
-    cursors = [_Cursor(path, columns) for path in answers]
-    for start in range(0, rows, WINDOW):
-        stop = min(start + WINDOW, rows)
-        yield start, stop, [part for cursor in cursors for part in cursor.read_until(stop)]
-
-
-class _Cursor:
-    """Reads an answers file forward, by position; it is not opened before its first row's turn, since there may be hundreds of them."""
-
-    def __init__(self, path: Path, columns: Sequence[str] | None = None) -> None:
-        self._first = first_position(path)
-        self._batches = read_answers(path, columns)
-        self._held: pa.RecordBatch | None = None
-
-    def read_until(self, stop: int) -> Iterator[pa.RecordBatch]:
-        """The next answers, up to but without position `stop`."""
-        while stop > self._first:
-            batch = self._held if self._held is not None else next(self._batches, None)
-            if batch is None:
-                return
-            n = int(np.searchsorted(batch.column(0).to_numpy(), stop))
-            if n:
-                yield batch.slice(0, n)
-            self._held = batch.slice(n) if n < batch.num_rows else None
-            if self._held is not None:
-                return
 
 
 def _enriched(rows: pa.RecordBatch, parts: list[pa.RecordBatch], start: int, output: OutputSchema, schema: pa.Schema) -> pa.RecordBatch:

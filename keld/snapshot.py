@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 from keld.errors import SourceError
 from keld.failpoint import failpoint
 from keld.job import Column, Job, template_columns
-from keld.repeat import Repeats
 from keld.request import Asked, check_columns, renderer, row_fingerprint
 from keld.size import Sizes
+from keld.spool import Spool
 from keld.table import ROW_FAULT, ParquetSink, Table, read_parquet, read_ranges
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def take(job: Job, table: Table, path: Path, marks_cache: Callable[[bytes], bool
     marked, skipped = False, Counter[str]()
     schema = pa.schema([*columns, *OWN])
     failpoint("snapshot.write")
-    with Repeats(path.parent) as hashes, ParquetSink(path, schema) as sink:
+    with Spool(path.parent) as hashes, ParquetSink(path, schema) as sink:
         keys = _Keys(job, hashes)
         for batch in table.batches():
             plain = batch.select(columns.names)
@@ -217,7 +217,7 @@ def _as_text(column: pa.Array) -> pa.Array:
 class _Keys:
     """Finds null and repeated keys."""
 
-    def __init__(self, job: Job, hashes: Repeats) -> None:
+    def __init__(self, job: Job, hashes: Spool) -> None:
         self._job = job
         self._hashes = hashes
 
@@ -242,7 +242,7 @@ class _Keys:
 
     def check(self, rows: int) -> None:
         """Raises if a key occurs twice, by 64-bit hashes: a million distinct keys collide in one of 40 million tables."""
-        twice = self._hashes.found()
+        twice = self._hashes.repeated()
         if len(twice):
             first, second = self._hashes.first_two(int(twice[0]))
             raise SourceError(

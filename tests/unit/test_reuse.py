@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import keld.reuse
 from keld import snapshot
 from keld.answer import AnswerSink, answer_schema
 from keld.job import Job
@@ -82,13 +84,19 @@ def test_an_answer_of_any_round_is_found(tmp_path: Path) -> None:
     assert reuse(old, rounds, old, RowSet(2), OUTPUT, tmp_path / "reused.parquet").positions().tolist() == [0, 1]
 
 
-def test_large_partitions_in_another_order_are_matched(tmp_path: Path) -> None:
-    bodies: list[str | None] = [f"body {n}" for n in range(30_000)]
+def test_large_partitions_in_another_order_are_matched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are compared in parts, and copied in windows; some prompts are asked by several rows."""
+    monkeypatch.setattr(keld.reuse, "_PART", 30_000)
+    rows, half = 140_000, 70_000
+    bodies: list[str | None] = [f"body {n % 139_000}" for n in range(rows)]
     turned = bodies[::-1]
     hit = reuse(
-        _snapshot(tmp_path / "old.parquet", bodies), [_answers(tmp_path / "answers.parquet", bodies, set(range(0, 30_000, 2)))],
-        _snapshot(tmp_path / "new.parquet", turned), RowSet(30_000), OUTPUT, tmp_path / "reused.parquet",
+        _snapshot(tmp_path / "old.parquet", bodies), [_answers(tmp_path / "answers.parquet", bodies, set(range(0, rows, 2)))],
+        _snapshot(tmp_path / "new.parquet", turned), RowSet.of(rows, np.arange(1_000)), OUTPUT, tmp_path / "reused.parquet",
     )  # fmt: skip
     answers = pa.Table.from_batches(list(read_parquet(tmp_path / "reused.parquet")))
-    assert len(hit) == 15_000
+    paid = {bodies[n] for n in range(0, rows, 2)}
+    assert hit.positions().tolist() == [n for n in range(1_000, rows) if turned[n] in paid]
+    assert half - 1_000 < len(hit) == len(answers)
+    assert answers.column("keld_position").to_pylist() == hit.positions().tolist()
     assert answers.column("answer").to_pylist() == [f"to {turned[n]}" for n in answers.column("keld_position").to_pylist()]

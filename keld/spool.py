@@ -1,7 +1,7 @@
-"""Repeat: which of many 64-bit numbers occur more than once: hashes of keys, halves of fingerprints.
+"""Spool: many 64-bit numbers, as they came or in ascending order, in memory that does not grow with them.
 
-Beside `snapshot` and `duplicate`.  Memory does not grow with the numbers: they lie in a temporary file as they came, and are looked at in parts.
-A run of them is sorted and cut at the same bounds as every other run; numbers that are equal are then in the same part, and a part is sorted by itself.
+Beside `snapshot`, `duplicate` and `reuse`: hashes of keys, halves of fingerprints, which row takes the answer of which.  They lie in temporary files without
+a name.  To be ordered, they are sorted run by run, each run is cut at the same bounds, and what lies between two bounds is sorted by itself.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _RUN = 1 << 19  # numbers that are sorted together: 4 MB
 _WIDTH = 8
 
 
-class Repeats:
+class Spool:
     """Takes numbers, in a `with` block; few of them need no file."""
 
     def __init__(self, folder: Path) -> None:
-        """Args: folder: where the file is, if there is one; it has no name, so nothing of it is left, even if the process dies."""
+        """Args: folder: where the files are, if there are any; nothing of them is left, even if the process dies."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder = folder
         self._file = SpooledTemporaryFile(max_size=_WIDTH * _RUN, dir=str(folder))  # noqa: SIM115  # closed at the end of the `with` block
@@ -43,14 +43,11 @@ class Repeats:
         self._file.write(numbers.tobytes())
         self._count += len(numbers)
 
-    def found(self) -> NDArray[np.int64]:
-        """Every number that came before, as often as it came again, ascending."""
-        if self._count <= _RUN:
-            return _again(np.concatenate([np.empty(0, dtype=np.int64), *self._runs()]))
-        with TemporaryFile(dir=self._folder) as file:
-            cuts = [_sorted_into(file, run, self._bounds()) for run in self._runs()]
-            parts = (_part(file, cuts, n) for n in range(len(cuts)))
-            return np.concatenate([_again(part) for part in parts])
+    def repeated(self) -> NDArray[np.int64]:
+        """Every number that came before, as often as it came again, ascending; for numbers of which none is likelier than another, such as hashes."""
+        parts = -(-self._count // _RUN)
+        bounds = np.array([-(1 << 63) + (n << 64) // parts for n in range(1, parts)], dtype=np.int64)
+        return np.concatenate([np.empty(0, dtype=np.int64), *(part[1:][part[1:] == part[:-1]] for part in self.ordered(bounds))])
 
     def first_two(self, number: int) -> tuple[int, int]:
         """Where a number that occurs more than once came first and next, counted from 0."""
@@ -61,10 +58,14 @@ class Repeats:
                 break
         return where[0], where[1]
 
-    def _bounds(self) -> NDArray[np.int64]:
-        """Between parts, of which there are as many as runs; hashes are as likely in one of them as in another."""
-        runs = -(-self._count // _RUN)
-        return np.array([-(1 << 63) + (n << 64) // runs for n in range(1, runs)], dtype=np.int64)
+    def ordered(self, bounds: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """The numbers in ascending order: those below the first bound, those from there up to the second, and so on."""
+        with TemporaryFile(dir=self._folder) if self._count > _RUN else SpooledTemporaryFile() as file:
+            cuts = [_sorted_into(file, run, bounds) for run in self._runs()]
+            for n in range(len(bounds) + 1):
+                part = np.concatenate([np.empty(0, dtype=np.int64), *(_piece(file, cut[n], cut[n + 1]) for cut in cuts)])
+                part.sort()
+                yield part
 
     def _runs(self) -> Iterator[NDArray[np.int64]]:
         self._file.seek(0)
@@ -80,15 +81,6 @@ def _sorted_into(file: IO[bytes], run: NDArray[np.int64], bounds: NDArray[np.int
     return [start + _WIDTH * n for n in [0, *np.searchsorted(run, bounds).tolist(), len(run)]]
 
 
-def _part(file: IO[bytes], cuts: list[list[int]], n: int) -> NDArray[np.int64]:
-    pieces = []
-    for cut in cuts:
-        file.seek(cut[n])
-        pieces.append(np.frombuffer(file.read(cut[n + 1] - cut[n]), dtype=np.int64))
-    return np.concatenate(pieces)
-
-
-def _again(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    numbers.sort()
-    again: NDArray[np.int64] = numbers[1:][numbers[1:] == numbers[:-1]]
-    return again
+def _piece(file: IO[bytes], start: int, stop: int) -> NDArray[np.int64]:
+    file.seek(start)
+    return np.frombuffer(file.read(stop - start), dtype=np.int64)
