@@ -26,7 +26,8 @@ from keld.table import read_parquet, rows_in
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PART = 1 << 19  # rows whose fingerprints are compared at a time
+_PART = 1 << 18  # rows whose fingerprints are compared at a time, about; more of more than 33 million
+_ANSWER_BYTES = 1_024  # of an answer in memory, at most in nearly all jobs; it decides in how many ranges they are sorted
 _SPREAD = 64  # of so many rows one tells, well enough, how all are spread
 
 
@@ -61,7 +62,7 @@ def _matches(
     old_snapshot: Path, answered: RowSet, new_snapshot: Path, settled: RowSet
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """(old row, new row) with the same prompt, of those that are `answered` and those that are not `settled`; a new row has one old row at most."""
-    parts = -(-max(answered.rows, settled.rows) // _PART)
+    parts = min(128, 1 << (max(answered.rows, settled.rows) // _PART).bit_length())
     for part in range(parts):
         old_rows, old = _marks(old_snapshot, answered, True, part, parts)
         new_rows, new = _marks(new_snapshot, settled, False, part, parts)
@@ -79,7 +80,7 @@ def _marks(snapshot: Path, rows: RowSet, wanted: bool, part: int, parts: int) ->
     for block in fingerprint_blocks(snapshot):
         chosen = (block != b"") & (rows.mask(start, start + len(block)) == wanted)
         if parts > 1:
-            chosen &= np.ascontiguousarray(block).view(np.uint64)[::2] % np.uint64(parts) == part
+            chosen &= np.ascontiguousarray(block).view(np.uint8)[::16] % np.uint8(parts) == part
         here = np.flatnonzero(chosen)
         positions.append(start + here)
         marks.append(block[here])
@@ -91,7 +92,7 @@ def _copy(old_answers: Sequence[Path], rows: int, pairs: Spool, hits: RowSet, ou
     """Copies the answers of `pairs`, each an old row and a new row in one number, window by window of the old rows."""
     starts = np.arange(WINDOW, rows, WINDOW, dtype=np.int64) << 32
     some = np.concatenate([block[::_SPREAD] for block in hits.blocks()])
-    with AnswerSink(into, output, some, _weight(old_answers)) as sink:
+    with AnswerSink(into, output, some, len(hits) * _ANSWER_BYTES) as sink:
         for (_, _, parts), moves in zip(windows(old_answers, rows), pairs.ordered(starts), strict=True):
             for part in parts:
                 _move(part.filter(_has_outcome(part, outcomes)), moves >> 32, moves & 0xFFFF_FFFF, output, sink)
@@ -101,15 +102,10 @@ def copy_answers(
     old_answers: Sequence[Path], sources: NDArray[np.int64], targets: NDArray[np.int64], output: OutputSchema, into: Path
 ) -> None:
     """Copies the answer of old row `sources[i]` (ascending) to new row `targets[i]`, at no cost."""
-    with AnswerSink(into, output, np.sort(targets), _weight(old_answers)) as sink:
+    with AnswerSink(into, output, np.sort(targets), sum(path.stat().st_size for path in old_answers) * 4) as sink:
         for path in old_answers:
             for batch in read_answers(path):
                 _move(batch, sources, targets, output, sink)
-
-
-def _weight(answers: Sequence[Path]) -> int:
-    """Parquet is compressed; this only decides how the copies are sorted."""
-    return sum(path.stat().st_size for path in answers) * 4
 
 
 def _move(rows: pa.RecordBatch, sources: NDArray[np.int64], targets: NDArray[np.int64], output: OutputSchema, sink: AnswerSink) -> None:

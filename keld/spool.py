@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_RUN = 1 << 19  # numbers that are sorted together: 4 MB
+_RUN = 1 << 18  # numbers that are sorted together: 2 MB
 _WIDTH = 8
 
 

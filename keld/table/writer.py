@@ -27,8 +27,9 @@ class ParquetWriter:
     def __init__(self, landing: Any, schema: pa.Schema, *, group_bytes: int = _GROUP_BYTES, **options: Any) -> None:
         self._schema = schema
         self._group_bytes = group_bytes
-        self._writer = pq.ParquetWriter(landing, schema, **(options or {"compression": "zstd"}))
-        self._background = Background(self._write_group)
+        writer = self._writer = pq.ParquetWriter(landing, schema, **(options or {"compression": "zstd"}))
+        # Not a method: Arrow's buffers would stay until Python looks for objects that hold each other, after hundreds of files.
+        self._background = Background[pa.Table](lambda group: writer.write_table(group, row_group_size=_GROUP_ROWS))
         self._held: list[pa.RecordBatch] = []
         self._bytes = self._rows = 0
 
@@ -42,9 +43,6 @@ class ParquetWriter:
     def _flush(self) -> None:
         self._background.put(pa.Table.from_batches(self._held, schema=self._schema))
         self._held, self._bytes, self._rows = [], 0, 0
-
-    def _write_group(self, group: pa.Table) -> None:
-        self._writer.write_table(group, row_group_size=_GROUP_ROWS)
 
     def close(self) -> None:
         with self._background:
