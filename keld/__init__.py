@@ -39,6 +39,7 @@ The map of the house; the files in order are the way of the data.
     outcome      what became of one row, in one word
     reply        one result line in neutral terms
     spread       the answer to a request of many rows -> an answer to each
+    unanswered   the rows of a shard that no result has mentioned yet
     answer       result lines -> answers, exactly one per request
     merge        answers files -> the answers of one window of rows after the other
     cascade      which answers are accepted, and which model is asked next

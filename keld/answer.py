@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +32,7 @@ from keld.request import custom_id, pack_of, positions_of
 from keld.schema import OutputSchema
 from keld.spread import spread
 from keld.table import ParquetSink, read_parquet
+from keld.unanswered import Unanswered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 512 << 10  # fits in a processor's cache: larger blocks are read once more from memory at each step
 LINE_BYTES_MAX = 64 << 20  # the longest result line that is read; a longer one is an error of its row, not of the file
 _TOKENS_MOST = 10**9  # of one answer: far more than any model takes, and its cost at any rate still fits in 64 bits
+_REMEMBERED = 256  # answers, by their text
 _RANGE_BYTES = 48 << 20  # answers above this size are sorted range by range
 
 
@@ -171,15 +175,14 @@ def judge_results(
     """
     tally = Tally()
     weight = sum(path.stat().st_size for path in files)
-    missing = set(sent.positions.tolist())
-    decode = output.decoder().decode
+    rows, decode = Unanswered(sent.positions), _decoder(output)
     with AnswerSink(answers, output, sent.positions, weight) as sink:
-        for replies, here in _own(files, read, sent, missing, tally):
+        for replies, here in _own(files, read, sent, rows, tally):
             if replies:
                 sink.add(_judge(replies, here, sent, output, decode, tally))
-        if missing:
+        if len(missing := rows.rest):
             rest = unmentioned
-            sink.add(same(sorted(missing), rest.outcome, rest.why, sent, output, retryable=rest.retryable))
+            sink.add(same(missing, rest.outcome, rest.why, sent, output, retryable=rest.retryable))
             tally.outcomes[rest.outcome] += len(missing)
             tally.retryable += len(missing) if rest.retryable else 0
     if sent.split is not None:  # also if it brought no answer
@@ -187,52 +190,52 @@ def judge_results(
     return tally
 
 
+def _decoder(output: OutputSchema) -> Callable[[Any], Any]:
+    """The decoder of an answer's content; of objects it remembers some, since labels are few, and come again and again."""
+    decode = output.decoder().decode
+    if output.kind != "object":
+        return decode
+    remembered = lru_cache(_REMEMBERED)(decode)
+    return lambda content: remembered(content) if type(content) is str else decode(content)
+
+
 def weight_of_results(files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: Sent) -> int:
     """The weight of all answers in `files` together, by which the cost of a host's time is split; the arguments as of `judge_results`."""
-    missing = set(sent.positions.tolist())
-    return sum(sum(map(_weight, replies)) for replies, _ in _own(files, read, sent, missing, Tally()))
+    return sum(sum(map(_weight, replies)) for replies, _ in _own(files, read, sent, Unanswered(sent.positions), Tally()))
 
 
 def _own(
-    files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: Sent, missing: set[int], tally: Tally
-) -> Iterator[tuple[list[Reply], list[int]]]:
-    """The first reply of each row in `missing`, and its position, block by block; the row is removed from `missing`, and the other replies are counted."""
-    asked = frozenset(missing)
+    files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: Sent, rows: Unanswered, tally: Tally
+) -> Iterator[tuple[list[Reply], NDArray[np.int64]]]:
+    """The first reply of each row, which is taken of `rows`, and its position, block by block; the other replies are counted."""
     for block in _blocks(files, tally):
         replies = read(block)
         positions = positions_of([reply.custom_id for reply in replies], sent.nonce)
-        here = set(positions)
-        if len(here) == len(replies) and here <= missing:  # as in nearly all blocks: each is its row's first reply
-            missing.difference_update(here)
+        if rows.take_all(positions):  # as in nearly all blocks: each is its row's first reply
             tally.lines += len(replies)
-            yield replies, cast(list[int], positions)
+            yield replies, positions
         else:
-            yield _first_replies(replies, positions, sent, missing, asked, tally)
+            yield _first_replies(replies, positions, sent, rows, tally)
 
 
 def _first_replies(
-    replies: list[Reply], positions: list[int | None], sent: Sent, missing: set[int], asked: frozenset[int], tally: Tally
-) -> tuple[list[Reply], list[int]]:
+    replies: list[Reply], positions: NDArray[np.int64], sent: Sent, rows: Unanswered, tally: Tally
+) -> tuple[list[Reply], NDArray[np.int64]]:
     first: list[Reply] = []
     here: list[int] = []
-    for reply, position in zip(replies, positions, strict=True):
-        if position is not None and position in missing:
-            missing.discard(position)
-            first.append(reply)
-            here.append(position)
-            tally.lines += 1
-        elif position in asked:
-            tally.duplicates += 1
-        elif position is None and (rows := _unpacked(reply, sent)):
-            fresh = [(one, row) for one, row in rows if row in missing]
-            missing.difference_update(row for _, row in fresh)
-            first += [one for one, _ in fresh]
-            here += [row for _, row in fresh]
-            tally.lines += bool(fresh)
-            tally.duplicates += len(rows) - len(fresh)
-        else:
-            tally.foreign += 1
-    return first, here
+    for reply, position in zip(replies, positions.tolist(), strict=True):
+        found = _unpacked(reply, sent) if position < 0 else [(reply, position)] if rows.asked(position) else []
+        fresh = (
+            found
+            if rows.take_all(np.array([row for _, row in found], dtype=np.int64))
+            else [(one, row) for one, row in found if rows.take(row)]
+        )
+        first += [one for one, _ in fresh]
+        here += [row for _, row in fresh]
+        tally.lines += bool(fresh)
+        tally.duplicates += len(found) - len(fresh)
+        tally.foreign += not found
+    return first, np.array(here, dtype=np.int64)
 
 
 def _unpacked(line: Reply, sent: Sent) -> list[tuple[Reply, int]]:
@@ -260,7 +263,13 @@ def _weight(reply: Reply) -> int:
 
 
 def same(
-    positions: Sequence[int], outcome: Outcome, error: str | None, sent: Sent | None, output: OutputSchema, *, retryable: bool = False
+    positions: Sequence[int] | NDArray[np.int64],
+    outcome: Outcome,
+    error: str | None,
+    sent: Sent | None,
+    output: OutputSchema,
+    *,
+    retryable: bool = False,
 ) -> pa.RecordBatch:
     """The same outcome, without an answer, for N rows; `sent` is None if they never belonged to a shard."""
     n = len(positions)
@@ -277,36 +286,31 @@ def same(
 
 
 def _judge(
-    replies: list[Reply], positions: list[int], sent: Sent, output: OutputSchema, decode: Callable[[Any], Any], tally: Tally
+    replies: list[Reply], positions: NDArray[np.int64], sent: Sent, output: OutputSchema, decode: Callable[[Any], Any], tally: Tally
 ) -> pa.RecordBatch:
-    decoded: list[Any] = []
-    outcomes: list[str] = []
-    errors: list[str | None] = []
-    retryable: list[bool] = []
-    for reply in replies:
-        outcome, error, answer, again = reply.outcome, reply.error, None, reply.retryable
-        if outcome is Outcome.ANSWERED:
+    outcomes, errors, retryable = ([*map(attrgetter(name), replies)] for name in ("outcome", "error", "retryable"))
+    decoded: list[Any] = [None] * len(replies)
+    for at, reply in enumerate(replies):
+        if reply.outcome is Outcome.ANSWERED:
             try:
-                answer = decode(reply.content)
+                decoded[at] = decode(reply.content)
             except InvalidAnswer as why:
-                outcome, error, again = Outcome.INVALID, str(why), True  # asked again, with what was wrong
-        decoded.append(answer)
-        outcomes.append(outcome)
-        errors.append(error)
-        retryable.append(again)
+                outcomes[at], errors[at], retryable[at] = Outcome.INVALID, str(why), True  # asked again, with what was wrong
     cost, standard, uncached = _costs(replies, sent, tally)
     answers = output.to_arrow(decoded)
     if sent.unsatisfied is not None:
         vain = [outcome in (Outcome.INVALID, Outcome.REFUSED) for outcome in outcomes]
         wanting = sent.unsatisfied(answers) & np.array([outcome is Outcome.ANSWERED for outcome in outcomes])
         retryable = (np.array(retryable) | vain | wanting).tolist()
-    tally.outcomes.update(outcomes)
+    others = [outcome for outcome in outcomes if outcome is not Outcome.ANSWERED]
+    tally.outcomes[Outcome.ANSWERED] += len(outcomes) - len(others)
+    tally.outcomes.update(others)
     tally.retryable += sum(retryable)
     tally.cost_usd += Decimal(int(cost.sum())) / PICO
     tally.standard_usd += Decimal(int(standard.sum())) / PICO
     tally.uncached_usd += Decimal(int(uncached.sum())) / PICO
     own = [
-        pa.array(positions, type=pa.int64()),
+        pa.array(positions),
         _texts(outcomes),
         _texts(errors),
         _texts([reply.model or sent.model for reply in replies]),
@@ -327,7 +331,7 @@ def _texts(values: Sequence[str | None]) -> pa.Array:
 def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Pico-dollars of each reply: at the rates of the lane that served it, at the standard rates, and without a cache."""
     # Impossible counts are an error of the provider; they must neither lower a cost nor block the other answers.
-    counts = [_within([getattr(reply, name) for reply in replies]) for name in _COUNTS]
+    counts = [_within([*map(count, replies)]) if any(map(count, replies)) else np.zeros(len(replies), dtype=np.int64) for count in _COUNTS]
     counts[0] = np.maximum(counts[0], counts[1] + counts[2])
     counts[3] = np.minimum(counts[3], counts[2])
     tally.input_tokens += int(counts[0].sum())
@@ -347,7 +351,7 @@ def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.i
     return np.where(asked_for, cost, standard), standard, np.where(asked_for, uncached, standard_rates.cost_pico(*plain))
 
 
-_COUNTS = ("input_tokens", "cached_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens")
+_COUNTS = tuple(map(attrgetter, ("input_tokens", "cached_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens")))
 
 
 def _within(counts: list[int]) -> NDArray[np.int64]:

@@ -28,6 +28,8 @@ from keld.table import read_parquet
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# With its type: to find the type of a Python text, pyarrow tries to import `dateutil` each time.
+_ANSWERED = pa.scalar(Outcome.ANSWERED.value, type=pa.string())
 _NO_ATTEMPT = pa.array([Outcome.CANCELLED.value, Outcome.OVER_CEILING.value])
 _NOT_REACHED = pa.array([Outcome.CANCELLED.value, Outcome.OVER_CEILING.value, Outcome.EXPIRED.value])
 KELD_COLUMNS = pa.schema(
@@ -217,7 +219,7 @@ def _never_sent(input_error: pa.Array, unanswered: NDArray[np.bool_], outcome: p
 
 
 def _is_answered(outcome: pa.Array) -> NDArray[np.bool_]:
-    answered: NDArray[np.bool_] = pc.equal(outcome, Outcome.ANSWERED.value).to_numpy(zero_copy_only=False)
+    answered: NDArray[np.bool_] = pc.equal(outcome, _ANSWERED).to_numpy(zero_copy_only=False)
     return answered
 
 

@@ -126,11 +126,11 @@ def priorities(path: Path, column: str | None) -> NDArray[np.float64] | None:
 def fragments(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
     """(position, prompt fragment) of the rows at `positions` (ascending), in order."""
     for here, asked in fragment_blocks(path, positions):
-        yield from zip(here, asked, strict=True)
+        yield from zip(here.tolist(), asked.to_pylist(), strict=True)
 
 
-def fragment_blocks(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[list[int], list[bytes]]]:
-    """The same in blocks of about 3 MB: the positions of N rows, and their N fragments."""
+def fragment_blocks(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
+    """The same in blocks of about 3 MB: the positions of N rows, and their N fragments as large_binary."""
     import numpy as np
 
     if not len(positions):
@@ -141,8 +141,7 @@ def fragment_blocks(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[
     for at, batch in read_ranges(path, ["keld_prompt"], ranges):
         here = positions[np.searchsorted(positions, at) : np.searchsorted(positions, at + batch.num_rows)]
         column = batch.column(0)
-        chosen = column if len(here) == batch.num_rows else column.take(pa.array(here - at))
-        yield here.tolist(), chosen.to_pylist()
+        yield here, column if len(here) == batch.num_rows else column.take(pa.array(here - at))
 
 
 def _columns(job: Job, table: Table) -> pa.Schema:

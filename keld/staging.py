@@ -250,11 +250,11 @@ class Draft:
             self.temporary.unlink(missing_ok=True)
 
 
-def draft(path: Path, chunks: Iterable[bytes], failpoint_name: str | None = None) -> Draft:
+def draft(path: Path, chunks: Iterable[bytes | memoryview], failpoint_name: str | None = None) -> Draft:
     """A draft of the file at `path`; after an error nothing of it is left.
 
     Args:
-        chunks: of some megabytes: each is written while it is hashed and the next one is made.
+        chunks: of some megabytes: each is hashed and written while the next one is made.
         failpoint_name: None in a thread beside the one that acts, so that what happens at a failpoint happens there.
 
     Raises:
@@ -267,10 +267,10 @@ def draft(path: Path, chunks: Iterable[bytes], failpoint_name: str | None = None
         if failpoint_name is not None:
             failpoint(f"{failpoint_name}.write")
         with made.open("wb") as file:
-            with Background(file.write) as background:
+            with Background(file.write) as written, Background(digest.update) as hashed:
                 for chunk in chunks:
-                    background.put(chunk)
-                    digest.update(chunk)
+                    written.put(chunk)
+                    hashed.put(chunk)
             file.flush()
             if failpoint_name is not None:
                 failpoint(f"{failpoint_name}.fsync")
@@ -282,7 +282,7 @@ def draft(path: Path, chunks: Iterable[bytes], failpoint_name: str | None = None
     return Draft(path, made, digest.hexdigest())
 
 
-def write_file(path: Path, chunks: Iterable[bytes], failpoint_name: str) -> str:
+def write_file(path: Path, chunks: Iterable[bytes | memoryview], failpoint_name: str) -> str:
     """The sha256 of `chunks`, which are at `path` afterwards, complete and durable; after an error the old file is unchanged.
 
     Args:

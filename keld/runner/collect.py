@@ -63,7 +63,7 @@ class Fetched(NamedTuple):
     lost: tuple[Missing, int] | None
 
 
-_FETCHING = Step[Fetched]()
+_FETCHING = Step[Fetched](at_once=3)
 _NEVER_WHOLE = Missing(
     Outcome.LOST, "in no result file, and the file changed each time it was fetched; not asked again, since it may be paid", retryable=False
 )
@@ -103,7 +103,7 @@ def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
 
 
 def begin_to_fetch(context: RunContext, shard: Shard) -> None:
-    """Begins to fetch the results of a shard that is collected next."""
+    """Begins to fetch the results of a shard that is collected soon."""
     context.overlap.begin(_FETCHING, shard.id, lambda: _fetched(context, shard))
 
 

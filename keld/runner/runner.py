@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import NamedTuple, assert_never
 
 from keld import process
@@ -50,6 +51,7 @@ from keld.runner.round import due_of, early_round, next_round
 from keld.runner.submit import begin_to_stage, lost, stage, submit, submit_again
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunEvent, RunState, State
 
+_NEXT = 3  # shards for which a step is begun while that of another one goes on
 _LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
 _FINDING = 0.8  # of the time of a reconcile; the rest is for acting on what was found
 _ENTERING = 0.2  # of that rest, for taking leases
@@ -433,15 +435,17 @@ def _act(context: RunContext, run: JobRun, shard: Shard) -> Shard:
 
 
 def _begin_next(context: RunContext, shard: Shard, following: Sequence[Shard]) -> None:
-    """Begins the slow half of a step for one of the shards that follow, while this one's step goes on."""
+    """Begins the slow half of a step for shards that follow, while this one's step goes on."""
     wanted = {State.STAGED: State.PLANNED, State.ENDED: State.ENDED}.get(shard.state)
-    other = next((one for one in following if one.state is wanted and one.lane == shard.lane == Lane.BATCH), None)
-    if other is None or context.cancelling or other.provider in context.blocked:
+    if context.cancelling or shard.lane != Lane.BATCH:
         return
-    if wanted is State.PLANNED:
-        begin_to_stage(context, other)
-    elif other.not_before is None or other.not_before <= context.now():
-        begin_to_fetch(context, other)
+    for other in islice((one for one in following if one.state is wanted and one.lane == Lane.BATCH), _NEXT):
+        if other.provider in context.blocked:
+            continue
+        if wanted is State.PLANNED:
+            begin_to_stage(context, other)
+        elif other.not_before is None or other.not_before <= context.now():
+            begin_to_fetch(context, other)
 
 
 def _act_in_batch(context: RunContext, run: JobRun, shard: Shard) -> Shard:

@@ -9,7 +9,7 @@ itself holds that a create with the same key makes no second batch (`Traits.repl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -34,10 +34,11 @@ from keld.stored import identity
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 _NAME = "staging.input"  # of the failpoints of an input file
-_WRITING = Step[tuple[Draft, Callable[[], int | None]]]()
+_WRITING = Step[tuple[Draft, Callable[[], int | None]]](at_once=1)  # one takes a processor, and the disk space of a shard
 _REPLAYS = 2  # of a create without a reply, where that makes no second batch
 
 
@@ -50,7 +51,7 @@ class Input(NamedTuple):
     """
 
     path: Path
-    pieces: Iterable[bytes]
+    pieces: Iterable[bytes | memoryview]
     lines: Callable[[], int | None]
 
 
@@ -102,22 +103,28 @@ def earlier_answers(context: RunContext, shard: Shard) -> list[Path]:
 def fragments(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
     """(position, prompt fragment) of the rows at `positions`, in order; with the fault of their last answer, if a model is to correct it."""
     for here, asked in _blocks(context, shard, positions):
-        yield from zip(here, asked, strict=True)
+        yield from zip(here.tolist(), asked.to_pylist(), strict=True)
 
 
-def _blocks(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[list[int], list[bytes]]]:
+def _blocks(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
     # The vector of a text with a complaint after it would be that of another text.
     why = {} if context.output().kind == "embedding" else complaints(earlier_answers(context, shard), positions)
     taken = context.files.snapshot
 
-    def blocks() -> Iterator[tuple[list[int], list[bytes]]]:
+    def blocks() -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
         for here, asked in snapshot.fragment_blocks(taken, positions):
             context.pulse()
-            if why:
-                asked = [repaired(fragment, why[n]) if n in why else fragment for n, fragment in zip(here, asked, strict=True)]
-            yield here, asked
+            yield here, _repaired(here, asked, why) if why else asked
 
     return blocks()
+
+
+def _repaired(positions: NDArray[np.int64], fragments: pa.Array, why: Mapping[int, str]) -> pa.Array:
+    """The fragments, with the fault of their last answer where there is one."""
+    import pyarrow as pa
+
+    pairs = zip(positions.tolist(), fragments.to_pylist(), strict=True)
+    return pa.array([repaired(fragment, why[n]) if n in why else fragment for n, fragment in pairs], type=fragments.type)
 
 
 def submit(context: RunContext, run: JobRun, shard: Shard) -> Shard:

@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
             requests = len(found.ids)
             self.files.batches[f"batch-{n}"] = {
                 "id": f"batch-{n}", "object": "batch", "endpoint": asked["endpoint"], "input_file_id": asked["input_file_id"], "completion_window": "24h",
-                "status": "completed", "created_at": 1, "output_file_id": f"out-{n}", "metadata": asked.get("metadata"),
+                "status": "completed", "created_at": 1, "completed_at": 2, "output_file_id": f"out-{n}", "metadata": asked.get("metadata"),
                 "request_counts": {"total": requests, "completed": requests, "failed": 0},
             }  # fmt: skip
             self._say(self.files.batches[f"batch-{n}"])
@@ -131,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
             self._say(self.files.batches[last])
         else:
             size = self.files.results[last].size_bytes if last in self.files.results else 0
-            self._say({"id": last, "object": "file", "bytes": size, "created_at": 1, "filename": "x", "purpose": "batch_output"})
+            self._say({"id": last, "object": "file", "bytes": size, "created_at": 1, "filename": "x", "purpose": "batch_output", "status": "processed"})  # fmt: skip
 
     def do_DELETE(self) -> None:
         self._say({"id": self.path.rpartition("/")[2], "object": "file", "deleted": True})

@@ -59,7 +59,7 @@ def test_the_next_input_file_is_written_while_a_shard_is_sent(
 def test_the_next_results_are_fetched_while_a_shard_is_judged(
     keld: Keld, emulator: Emulator, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetched = Told(collect._fetched, 2)
+    fetched = Told(collect._fetched, 4)
     monkeypatch.setattr(collect, "_fetched", fetched)
     judged, seen = answer.judge_results, list[bool]()
 
@@ -69,9 +69,9 @@ def test_the_next_results_are_fetched_while_a_shard_is_judged(
         return judged(*args)
 
     monkeypatch.setattr(answer, "judge_results", wait)
-    status = run(keld, emulator, triage(peer, max_shard_rows=2), tickets(6))
-    assert seen == [True], "the second shard's results were there before the first one's were judged"
-    check_promise(keld, emulator, status, tickets(6))
+    status = run(keld, emulator, triage(peer, max_shard_rows=2), tickets(12))
+    assert seen == [True], "the results of the next three shards were there before the first one's were judged"
+    check_promise(keld, emulator, status, tickets(12))
 
 
 def test_a_file_that_nobody_takes_over_is_gone(keld: Keld, emulator: Emulator, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ class Wire:
 
     def file(self, prompts: list[Any], nonce: str = "a" * 10, **question: Any) -> Path:
         """The shard file of these prompts, at positions 0, 1, ..."""
+        import numpy as np
         import pyarrow as pa
 
         shared = Question(**{"system": "Be brief.", "output": output_schema(Label).to_json(), "max_output_tokens": 256, **question})
@@ -45,7 +46,7 @@ class Wire:
         rows = pa.record_batch({"n": list(range(len(prompts)))})
         asked = [one.fragment or b"" for one in renderer(lambda _: prompts)(rows)]
         path = self.folder / f"{nonce}.jsonl"
-        path.write_bytes(b"".join(encoder.file([(range(len(asked)), asked)])))
+        path.write_bytes(b"".join(encoder.file([(np.arange(len(asked)), pa.array(asked, pa.large_binary()))])))
         return path
 
     def submission(self, rows: int = 3, nonce: str = "a" * 10, **question: Any) -> Submission:

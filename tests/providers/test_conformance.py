@@ -12,6 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from keld.cache import Ttl
@@ -213,7 +215,8 @@ def test_a_file_is_its_lines_one_by_one(wire: Wire, ttl: Ttl | None) -> None:
     talk = b'[{"role":"system","content":"In French."},{"role":"user","content":"one"}]'
     blocks = [([0, 7], [b'"one"', b'"100 %b"']), ([99_999_999, 10**14], [talk, '"\\"été\\""'.encode()]), ([10**14 + 1], [b'""'])]
     lines = [encoder.line(position, fragment) for block in blocks for position, fragment in zip(*block, strict=True)]
-    assert b"".join(encoder.file(iter(blocks))) == b"".join(encoder.envelope.around(iter(lines)))
+    arrays = ((np.array(positions), pa.array(fragments, pa.large_binary())) for positions, fragments in blocks)
+    assert b"".join(encoder.file(arrays)) == b"".join(encoder.envelope.around(iter(lines)))
     assert b"".join(encoder.file([])) == b"".join(encoder.envelope.around(iter([])))
 
 
