@@ -28,8 +28,9 @@ from keld.table import read_parquet
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# With its type: to find the type of a Python text, pyarrow tries to import `dateutil` each time.
+# With their types: to find the type of a Python text, pyarrow tries to import `dateutil` each time.
 _ANSWERED = pa.scalar(Outcome.ANSWERED.value, type=pa.string())
+_INVALID = pa.scalar(Outcome.INVALID.value, type=pa.string())
 _NO_ATTEMPT = pa.array([Outcome.CANCELLED.value, Outcome.OVER_CEILING.value])
 _NOT_REACHED = pa.array([Outcome.CANCELLED.value, Outcome.OVER_CEILING.value, Outcome.EXPIRED.value])
 KELD_COLUMNS = pa.schema(
@@ -105,7 +106,7 @@ def invalid(answers: Sequence[Path], rows: int) -> RowSet:
     for start, stop, parts in windows(answers, rows, ["keld_position", "keld_outcome"]):
         here = np.zeros(stop - start, dtype=np.bool_)
         for part in parts:
-            here[part.column(0).to_numpy() - start] = pc.equal(part.column(1), Outcome.INVALID.value).to_numpy(zero_copy_only=False)
+            here[part.column(0).to_numpy() - start] = pc.equal(part.column(1), _INVALID).to_numpy(zero_copy_only=False)
         found.put(start, here)
     return found
 
