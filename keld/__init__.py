@@ -9,6 +9,9 @@ The map of the house; the files in order are the way of the data.
     value        what an Arrow value is in a prompt, a CSV cell, a line of JSON
     request      row + prompt -> what is asked; the only maker and reader of custom_id; fingerprints
     identity     whose job it is, what it asks and of which source
+    row_set      some of a partition's rows, a bit each
+    size         how many bytes the prompt of each row has, looked at block by block
+    spool        many numbers, as they came or in order, in memory that does not grow with them
     snapshot     the rows of a partition as they were asked, taken once
     reuse        the answers that an earlier generation already paid for
     duplicate    rows with the same prompt are asked once
@@ -38,6 +41,7 @@ The map of the house; the files in order are the way of the data.
     spread       the answer to a request of many rows -> an answer to each
     unanswered   the rows of a shard that no result has mentioned yet
     answer       result lines -> answers, exactly one per request
+    merge        answers files -> the answers of one window of rows after the other
     cascade      which answers are accepted, and which model is asked next
     enrich       rows + answers -> the enriched partition
     status       a job run as people and orchestrators see it

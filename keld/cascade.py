@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from keld.answer import read_answers
 from keld.errors import InvalidJob
 from keld.outcome import Outcome
+from keld.row_set import RowSet
 from keld.schema import OutputSchema
 
 if TYPE_CHECKING:
@@ -75,17 +76,20 @@ def _deserialized(serialized: str) -> Any:
     return substrait.deserialize_expressions(base64.b64decode(serialized)).expressions["accept"]
 
 
-def levels(asked: Sequence[tuple[Path, int]], rows: int, last: int) -> NDArray[np.int64]:
-    """N numbers: for each row the model to ask next, counted from 0; at most `last`.
+def levels(asked: Sequence[tuple[Path, int]], rows: int, last: int) -> list[RowSet]:
+    """For each model up to number `last`: the rows to ask it next.
 
     Args:
         asked: answers files, each with the number of the model that was asked.
     """
-    level = np.zeros(rows, dtype=np.int64)
+    reached = [RowSet(rows) for _ in range(last + 1)]
     for path, model in asked:
         for batch in read_answers(path, columns=["keld_position", "keld_outcome", "keld_retryable"]):
             vain = pc.and_(pc.equal(batch.column(1), Outcome.ANSWERED.value), batch.column(2))
             vain = pc.or_(vain, pc.is_in(batch.column(1), pa.array(_NOT_SATISFYING)))
-            positions = batch.column(0).to_numpy()[vain.to_numpy(zero_copy_only=False)]
-            level[positions] = np.maximum(level[positions], model + 1)
-    return np.minimum(level, last)
+            reached[min(model + 1, last)].add(batch.column(0).to_numpy()[vain.to_numpy(zero_copy_only=False)])
+    found, higher = [], RowSet(rows)
+    for here in reversed([RowSet.all(rows), *reached[1:]]):
+        found.append(here - higher)
+        higher |= here
+    return found[::-1]

@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from keld.answer import first_position, read_answers
+from keld.answer import read_answers
+from keld.merge import Cursor, windows
 from keld.outcome import Outcome
+from keld.row_set import RowSet
 from keld.schema import OutputSchema
 from keld.snapshot import OWN as SNAPSHOT_OWN
 from keld.table import read_parquet
@@ -26,8 +28,9 @@ from keld.table import read_parquet
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# With its type: to find the type of a Python text, pyarrow tries to import `dateutil` each time.
+# With their types: to find the type of a Python text, pyarrow tries to import `dateutil` each time.
 _ANSWERED = pa.scalar(Outcome.ANSWERED.value, type=pa.string())
+_INVALID = pa.scalar(Outcome.INVALID.value, type=pa.string())
 _NO_ATTEMPT = pa.array([Outcome.CANCELLED.value, Outcome.OVER_CEILING.value])
 _NOT_REACHED = pa.array([Outcome.CANCELLED.value, Outcome.OVER_CEILING.value, Outcome.EXPIRED.value])
 KELD_COLUMNS = pa.schema(
@@ -62,7 +65,7 @@ def enrich(snapshot: Path, answers: Sequence[Path], output: OutputSchema) -> Ite
     """
     source = source_schema(snapshot)
     schema = enriched_schema(source, output)
-    cursors = [_Cursor(path) for path in answers]
+    cursors = [Cursor(path) for path in answers]
     start = 0
     for rows in read_parquet(snapshot, columns=[*source.names, "keld_input_error"]):
         stop = start + rows.num_rows
@@ -71,24 +74,41 @@ def enrich(snapshot: Path, answers: Sequence[Path], output: OutputSchema) -> Ite
         start = stop
 
 
-def retryable_positions(answers: Sequence[Path], rows: int, max_attempts: int) -> NDArray[np.int64]:
-    """The positions, ascending, of rows to ask again: the latest outcome is retryable, no answer was accepted, and attempts are left.
+def retryable(answers: Sequence[Path], rows: int, max_attempts: int) -> RowSet:
+    """The rows to ask again: the latest outcome is retryable, no answer was accepted, and attempts are left.
 
     Args:
         answers: the answers files, those of earlier rounds first.
         max_attempts: how often a row is asked at most; a cancelled or unsent request is no attempt.
     """
-    again = np.zeros(rows, dtype=np.bool_)
-    satisfied = np.zeros(rows, dtype=np.bool_)
-    attempts = np.zeros(rows, dtype=np.int16)
-    for path in answers:
-        for batch in read_answers(path, columns=["keld_position", "keld_outcome", "keld_retryable"]):
-            positions = batch.column(0).to_numpy()
-            here = batch.column(2).to_numpy(zero_copy_only=False)
-            again[positions] = here
-            satisfied[positions] |= _is_answered(batch.column(1)) & ~here  # a retryable answer is one that was not accepted
-            attempts[positions] += pc.invert(pc.is_in(batch.column(1), value_set=_NO_ATTEMPT)).to_numpy(zero_copy_only=False)
-    return np.flatnonzero(again & ~satisfied & (attempts < max_attempts))
+    found = RowSet(rows)
+    for start, stop, parts in windows(answers, rows, ["keld_position", "keld_outcome", "keld_retryable"]):
+        again = np.zeros(stop - start, dtype=np.bool_)
+        satisfied = np.zeros(stop - start, dtype=np.bool_)
+        attempts = np.zeros(stop - start, dtype=np.int16)
+        for part in parts:
+            where = part.column(0).to_numpy() - start
+            here = part.column(2).to_numpy(zero_copy_only=False)
+            again[where] = here
+            satisfied[where] |= _is_answered(part.column(1)) & ~here  # a retryable answer is one that was not accepted
+            attempts[where] += pc.invert(pc.is_in(part.column(1), value_set=_NO_ATTEMPT)).to_numpy(zero_copy_only=False)
+        found.put(start, again & ~satisfied & (attempts < max_attempts))
+    return found
+
+
+def invalid(answers: Sequence[Path], rows: int) -> RowSet:
+    """The rows whose latest answer was invalid.
+
+    Args:
+        answers: the answers files, those of earlier rounds first.
+    """
+    found = RowSet(rows)
+    for start, stop, parts in windows(answers, rows, ["keld_position", "keld_outcome"]):
+        here = np.zeros(stop - start, dtype=np.bool_)
+        for part in parts:
+            here[part.column(0).to_numpy() - start] = pc.equal(part.column(1), _INVALID).to_numpy(zero_copy_only=False)
+        found.put(start, here)
+    return found
 
 
 def complaints(answers: Sequence[Path], positions: NDArray[np.int64]) -> dict[int, str]:
@@ -140,39 +160,19 @@ def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counte
     """
     kinds = list(Outcome)
     values, answered = pa.array([kind.value for kind in kinds]), kinds.index(Outcome.ANSWERED)
-    last = np.full(rows, -1, dtype=np.int8)
-    for path in answers:
-        for batch in read_answers(path, columns=["keld_position", "keld_outcome"]):
-            positions = batch.column(0).to_numpy()
-            found = pc.index_in(batch.column(1), value_set=values).to_numpy()
-            replaces = last[positions] != answered
-            last[positions[replaces]] = found[replaces]
-    counts = Counter({kinds[code]: int(n) for code, n in zip(*np.unique(last[last >= 0], return_counts=True), strict=True)})
+    totals = np.zeros(len(kinds), dtype=np.int64)
+    for start, stop, parts in windows(answers, rows, ["keld_position", "keld_outcome"]):
+        last = np.full(stop - start, -1, dtype=np.int8)
+        for part in parts:
+            where = part.column(0).to_numpy() - start
+            found = pc.index_in(part.column(1), value_set=values).to_numpy()
+            replaces = last[where] != answered
+            last[where[replaces]] = found[replaces]
+        totals += np.bincount(last[last >= 0], minlength=len(kinds))
+    counts = Counter(dict(zip(kinds, totals.tolist(), strict=True)))
     counts[Outcome.UNASKABLE] += unaskable
     counts[Outcome.UNASKED] += rows - counts.total()
     return +counts
-
-
-class _Cursor:
-    """Reads an answers file forward, by position; it is not opened before its first row's turn, since there may be hundreds of them."""
-
-    def __init__(self, path: Path) -> None:
-        self._first = first_position(path)
-        self._batches = read_answers(path)
-        self._held: pa.RecordBatch | None = None
-
-    def read_until(self, stop: int) -> Iterator[pa.RecordBatch]:
-        """The next answers, up to but without position `stop`."""
-        while stop > self._first:
-            batch = self._held if self._held is not None else next(self._batches, None)
-            if batch is None:
-                return
-            n = int(np.searchsorted(batch.column(0).to_numpy(), stop))
-            if n:
-                yield batch.slice(0, n)
-            self._held = batch.slice(n) if n < batch.num_rows else None
-            if self._held is not None:
-                return
 
 
 def _enriched(rows: pa.RecordBatch, parts: list[pa.RecordBatch], start: int, output: OutputSchema, schema: pa.Schema) -> pa.RecordBatch:

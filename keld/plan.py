@@ -33,8 +33,7 @@ from keld.speed import Speed
 from keld.turnaround import Turnaround
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from keld.size import Sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +97,12 @@ class Work:
         return int(self.text_bytes // bytes_a_token) + self.requests * TOKENS_A_MESSAGE
 
 
-def work_of(question: Question, sizes: NDArray[np.int64]) -> Work:
-    """The work of asking `question` of rows whose prompt fragments have these sizes in bytes (0: the row is not asked)."""
+def work_of(question: Question, sizes: Sizes) -> Work:
+    """The work of asking `question` of rows whose prompt fragments have these sizes."""
     return Work(
-        requests=int((sizes > 0).sum()),
-        prompt_bytes=int(sizes.sum()),
-        longest_bytes=int(sizes.max(initial=0)),
+        requests=sizes.requests,
+        prompt_bytes=sizes.total_bytes,
+        longest_bytes=sizes.longest_bytes,
         shared_bytes=sum(len(text.encode()) for text in shared_texts(question)),
         output_kind=OutputSchema.from_json(question.output).kind,
         max_output_tokens=question.max_output_tokens,

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keld.size import Sizes
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -25,21 +27,27 @@ _SEED = 20_261_130
 _NORMAL_95 = 1.96
 
 
-def drawn(sizes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The positions to count, ascending, in runs; all that are asked, as one run, where they are few.
-
-    Args:
-        sizes: N fragment sizes in bytes; 0 for a row that is not asked.
-    """
-    asked = np.flatnonzero(sizes > 0)
-    rows = min(ROWS, max(2, BYTES * len(asked) // max(int(sizes.sum()), 1)))
-    if len(asked) <= rows:
-        return [asked]
+def drawn(sizes: Sizes) -> list[NDArray[np.int64]]:
+    """The positions to count, ascending, in runs; all that are asked, as one run, where they are few."""
+    asked = sizes.requests
+    rows = min(ROWS, max(2, BYTES * asked // max(sizes.total_bytes, 1)))
+    if asked <= rows:
+        return [np.concatenate([np.empty(0, dtype=np.int64), *sizes.asked()])]
     runs = min(_RUNS, rows)
     length, random = rows // runs, np.random.default_rng(_SEED)
-    bounds = np.arange(runs + 1) * len(asked) // runs
+    bounds = np.arange(runs + 1) * asked // runs
     starts = [int(random.integers(low, max(high - length, low) + 1)) for low, high in pairwise(bounds.tolist())]
-    return [asked[start : start + length] for start in starts]
+    return list(np.split(_numbers(sizes, np.add.outer(starts, np.arange(length)).ravel()), runs))
+
+
+def _numbers(sizes: Sizes, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The positions of the rows that are number `ranks` (ascending) of those that are asked."""
+    found, before = [np.empty(0, dtype=np.int64)], 0
+    for here in sizes.asked():
+        first, after = np.searchsorted(ranks, (before, before + len(here)))
+        found.append(here[ranks[first:after] - before])
+        before += len(here)
+    return np.concatenate(found)
 
 
 def error(run_bytes: Sequence[int], run_tokens: Sequence[int], share: float) -> float:

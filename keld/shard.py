@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keld.size import Sizes
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_WINDOW = 1 << 16  # rows that are looked at together: arrays of all of many rows would be large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,19 +51,17 @@ def fitting(sizes: NDArray[np.int64], overhead_bytes: int, limits: Limits) -> ND
     return (sizes > 0) & (sizes + overhead_bytes <= limits.max_line_bytes)
 
 
-def cut(sizes: NDArray[np.int64], overhead_bytes: int, limits: Limits) -> list[Slice]:
+def cut(sizes: Sizes, overhead_bytes: int, limits: Limits) -> list[Slice]:
     """The rows of a partition cut into slices, each within `limits`, in order, as full as possible.
 
     Args:
-        sizes: the rows' fragment sizes in bytes, in order; 0 or less for a row that is not asked.
         overhead_bytes: what a request line adds to a fragment.
     """
     slices: list[Slice] = []
     start = requests = size_bytes = 0
-    for low in range(0, len(sizes), _WINDOW):
-        window = sizes[low : low + _WINDOW]
-        asked = np.flatnonzero(fitting(window, overhead_bytes, limits))
-        total = np.concatenate([[0], np.cumsum(window[asked] + overhead_bytes)])
+    for low, block in sizes.numbered():
+        asked = np.flatnonzero(fitting(block, overhead_bytes, limits))
+        total = np.concatenate([[0], np.cumsum(block[asked] + overhead_bytes)])
         first = 0
         while (end := _end(total, first, requests, size_bytes, limits)) < len(asked):
             stop = low + int(asked[end])
@@ -72,7 +70,7 @@ def cut(sizes: NDArray[np.int64], overhead_bytes: int, limits: Limits) -> list[S
             first, start, requests, size_bytes = end, stop, 0, 0
         requests += len(asked) - first
         size_bytes += int(total[-1] - total[first])
-    return [*slices, Slice(start=start, stop=len(sizes), requests=requests, size_bytes=size_bytes)] if requests else slices
+    return [*slices, Slice(start=start, stop=sizes.rows, requests=requests, size_bytes=size_bytes)] if requests else slices
 
 
 def _end(total: NDArray[np.int64], first: int, requests: int, size_bytes: int, limits: Limits) -> int:
@@ -81,24 +79,47 @@ def _end(total: NDArray[np.int64], first: int, requests: int, size_bytes: int, l
     return max(min(room, first + limits.max_requests - requests), first if requests else first + 1)
 
 
-def cut_evenly(sizes: NDArray[np.int64], overhead_bytes: int, limits: Limits, least: int) -> list[Slice]:
+def cut_evenly(sizes: Sizes, overhead_bytes: int, limits: Limits, least: int) -> list[Slice]:
     """As `cut`, for a host that takes no batch of fewer than `least` requests: as few slices, of nearly the same number of requests each.
 
     So no small one is left at the end.  If the limit in bytes allows no such cut, the slices are those of `cut`, and some may have fewer.
     """
-    asked = np.flatnonzero(fitting(sizes, overhead_bytes, limits))
-    if not len(asked):
+    asked, all_bytes = _sums(sizes, overhead_bytes, limits)
+    if not asked:
         return []
-    total = np.concatenate([[0], np.cumsum(sizes[asked] + overhead_bytes)])
-    parts = max(-(-len(asked) // limits.max_requests), -(-int(total[-1]) // limits.max_bytes))
-    while parts == 1 or len(asked) // parts >= least:
-        bounds = np.arange(parts + 1) * len(asked) // parts
-        slice_bytes = np.diff(total[bounds])
+    parts = max(-(-asked // limits.max_requests), -(-all_bytes // limits.max_bytes))
+    while parts == 1 or asked // parts >= least:
+        ranks = np.arange(parts + 1) * asked // parts
+        edges, before = _at(sizes, overhead_bytes, limits, ranks[1:-1])
+        edges, slice_bytes = [0, *edges, sizes.rows], np.diff([0, *before, all_bytes])
         if slice_bytes.max() <= limits.max_bytes:
-            edges = [0, *asked[bounds[1:-1]].tolist(), len(sizes)]
-            requests = np.diff(bounds).tolist()
+            requests = np.diff(ranks).tolist()
             return [
                 Slice(start=edges[n], stop=edges[n + 1], requests=requests[n], size_bytes=int(slice_bytes[n])) for n in range(parts)
             ]  # fmt: skip
         parts += max(1, parts // 50)  # many, if a few rows are far longer than the others
     return cut(sizes, overhead_bytes, limits)
+
+
+def _sums(sizes: Sizes, overhead_bytes: int, limits: Limits) -> tuple[int, int]:
+    """How many rows are asked, and the bytes of their lines."""
+    asked = all_bytes = 0
+    for block in sizes.blocks():
+        lines = block[fitting(block, overhead_bytes, limits)] + overhead_bytes
+        asked, all_bytes = asked + len(lines), all_bytes + int(lines.sum())
+    return asked, all_bytes
+
+
+def _at(sizes: Sizes, overhead_bytes: int, limits: Limits, ranks: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    """The positions of the rows that are number `ranks` (ascending) of those that are asked, and the bytes of all lines before each of them."""
+    positions: list[int] = []
+    before: list[int] = []
+    asked = all_bytes = 0
+    for start, block in sizes.numbered():
+        here = np.flatnonzero(fitting(block, overhead_bytes, limits))
+        total = np.concatenate([[0], np.cumsum(block[here] + overhead_bytes)])
+        wanted = ranks[np.searchsorted(ranks, asked) : np.searchsorted(ranks, asked + len(here))] - asked
+        positions += (start + here[wanted]).tolist()
+        before += (all_bytes + total[wanted]).tolist()
+        asked, all_bytes = asked + len(here), all_bytes + int(total[-1])
+    return positions, before

@@ -23,13 +23,14 @@ from keld.errors import SourceError
 from keld.failpoint import failpoint
 from keld.job import Column, Job, template_columns
 from keld.request import Asked, check_columns, renderer, row_fingerprint
-from keld.table import ROW_FAULT, ParquetSink, Table, read_parquet, read_ranges, rows_in
+from keld.size import Sizes
+from keld.spool import Spool
+from keld.table import ROW_FAULT, ParquetSink, Table, read_parquet, read_ranges
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_PARTS = 16  # of the keys, when repeated ones are looked for
 _FAR_ROWS = 4_096  # between two rows: more of them cost more to read over than a new range costs to begin
 OWN = pa.schema(
     [
@@ -67,12 +68,12 @@ def take(job: Job, table: Table, path: Path, marks_cache: Callable[[bytes], bool
     check_columns(job, columns)
     _check_numbers(job, columns)
     render = renderer(job.prompt, job.missing)
-    keys = _Keys(job)
     rows = unaskable = prompt_bytes = 0
     marked, skipped = False, Counter[str]()
     schema = pa.schema([*columns, *OWN])
     failpoint("snapshot.write")
-    with ParquetSink(path, schema) as sink:
+    with Spool(path.parent) as hashes, ParquetSink(path, schema) as sink:
+        keys = _Keys(job, hashes)
         for batch in table.batches():
             plain = batch.select(columns.names)
             keys.add(plain.column(job.key), rows)
@@ -95,15 +96,9 @@ def take(job: Job, table: Table, path: Path, marks_cache: Callable[[bytes], bool
     return Snapshot(rows=rows, unaskable=unaskable, prompt_bytes=prompt_bytes, marks_cache=marked, digest=sink.sha256, skipped=skipped)
 
 
-def sizes(path: Path) -> NDArray[np.int64]:
-    """N fragment sizes in bytes, in the order of the rows; 0 for a row that cannot be asked."""
-    import numpy as np
-
-    found, start = np.empty(rows_in(path), dtype=np.int64), 0
-    for batch in read_parquet(path, columns=["keld_size"]):
-        found[start : start + batch.num_rows] = batch.column(0).to_numpy(zero_copy_only=False)
-        start += batch.num_rows
-    return found
+def sizes(path: Path) -> Sizes:
+    """The fragment sizes of all rows; 0 for a row that cannot be asked."""
+    return Sizes(lambda: (batch.column(0).to_numpy().astype("int64") for batch in read_parquet(path, columns=["keld_size"])))
 
 
 def sizes_at(path: Path, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -219,11 +214,11 @@ def _as_text(column: pa.Array) -> pa.Array:
 
 
 class _Keys:
-    """Finds null and repeated keys; 8 bytes of memory a row, and another one or two while it looks for repeated ones."""
+    """Finds null and repeated keys."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, hashes: Spool) -> None:
         self._job = job
-        self._hashes = bytearray()  # grows in place
+        self._hashes = hashes
 
     def add(self, column: pa.Array, first_row: int) -> None:
         import numpy as np
@@ -242,20 +237,13 @@ class _Keys:
                 f"{self._job.name}: the key {self._job.key!r} is of type {column.type}. Nothing was sent. A key is text, a number or a date."
             ) from None
         # Python's own hash of text: 64 bits with a secret of this process, so nobody can construct collisions.
-        self._hashes += np.fromiter(map(hash, values.to_pylist()), dtype=np.int64, count=len(values)).tobytes()
+        self._hashes.add(np.fromiter(map(hash, values.to_pylist()), dtype=np.int64, count=len(values)))
 
     def check(self, rows: int) -> None:
         """Raises if a key occurs twice, by 64-bit hashes: a million distinct keys collide in one of 40 million tables."""
-        import numpy as np
-
-        every = np.frombuffer(self._hashes, dtype=np.int64)
-        part_of, repeated = every.view(np.uint8)[::8] % _PARTS, []
-        for part in range(_PARTS):  # sorted part by part: what is sorted at once is a copy
-            ordered = np.sort(every[part_of == part])
-            repeated.append(ordered[1:][ordered[1:] == ordered[:-1]])
-        twice = np.concatenate(repeated)
+        twice = self._hashes.repeated()
         if len(twice):
-            first, second = np.flatnonzero(every == twice[0])[:2].tolist()
+            first, second = self._hashes.first_two(int(twice[0]))
             raise SourceError(
                 f"{self._job.name}: the key {self._job.key!r} is not unique: rows {first:,} and {second:,} (counted from 0) have the same value, "
                 f"and {len(twice):,} rows of {rows:,} repeat an earlier one. Nothing was sent. Choose a unique key, or remove the repeats."

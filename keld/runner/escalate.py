@@ -17,14 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
-
 from keld import deadline
 from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.ledger import JobRun, Shard
 from keld.outcome import Outcome
 from keld.plan import would_escalate
 from keld.price import Lane
+from keld.row_set import RowSet
 from keld.runner.context import Environment, RunContext, log
 from keld.runner.fast_lane import end_early
 from keld.runner.find_lost import orphan_of
@@ -171,7 +170,9 @@ def _would_escalate(context: RunContext, run: JobRun, waiting: Sequence[Shard]) 
     """True if the rows that are left would go to a faster lane, given the time and the ceiling now; or if others wait behind them."""
     if any(_holds_back(run, shard) for shard in waiting):
         return True  # whatever lane the others then go to: to wait on gains nothing for them
-    rows = np.concatenate([read_positions(context.files.shard(shard.id).positions) for shard in waiting])
+    rows = RowSet(run.rows)
+    for shard in waiting:
+        rows.add(read_positions(context.files.shard(shard.id).positions))
     free = None
     if run.ceiling_usd is not None:
         freed = (s.worst_usd for s in waiting if s.state not in _UNSENT and not _loses_answers(context.environment, s))

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from keld.answer import AnswerSink, same
+import numpy as np
+
+from keld.answer import answer_schema, same
 from keld.cascade import serialize_accept
 from keld.errors import SchemaError
 from keld.job import AUTO, Job, RunTerms, due, partition_end
@@ -26,12 +28,10 @@ from keld.runner.option import Ask, key_notes, keyless, options, overhead, plan_
 from keld.runner.probe import probe_of
 from keld.runner.take import Left, Taken, marks_cache
 from keld.schema import OutputSchema, output_schema
-from keld.shard import fitting
+from keld.shard import Limits, fitting
+from keld.size import Sizes
 from keld.staging import RunFiles
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from keld.table import ParquetSink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +144,7 @@ def cut_first(environment: Environment, first: First, plan: Plan, run_id: str) -
     provider = environment.provider(chosen.provider)
     provider.ready()
     ask = first.ask if plan.most_rows is None else first.ask.limited(plan.most_rows)
-    too_large = ~fitting(ask.sizes, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
-    _set_aside(files, question, (ask.sizes > 0) & too_large)
+    _set_aside(files, question, ask.sizes, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
     if chosen.ahead is None:
         return plan_shards(environment, files, ask, chosen, run_id=run_id, first=0, round_=0)
     ask, there = probe_of(ask, f"{chosen.provider}:{chosen.model}", chosen.ahead), chosen
@@ -203,12 +202,14 @@ def _terms(job: Job, models: Sequence[str], *, marked: bool) -> RunTerms:
     )
 
 
-def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]) -> None:
-    """Writes the outcome of the rows that are too large for any batch."""
-    positions = too_large.nonzero()[0]
-    if not len(positions):
+def _set_aside(files: RunFiles, question: Question, sizes: Sizes, overhead_bytes: int, limits: Limits) -> None:
+    """Writes the outcome of the rows that are too large for any batch, if there are any."""
+    if sizes.longest_bytes + overhead_bytes <= limits.max_line_bytes:
         return
     output = OutputSchema.from_json(question.output)
-    with AnswerSink(files.unsent, output, positions, 0) as sink:
-        sink.add(same(positions.tolist(), Outcome.UNASKABLE, "the request is larger than a batch may be", None, output))
+    with ParquetSink(files.unsent, answer_schema(output)) as sink:
+        for start, block in sizes.numbered():
+            positions = start + np.flatnonzero((block > 0) & ~fitting(block, overhead_bytes, limits))
+            if len(positions):
+                sink.write(same(positions.tolist(), Outcome.UNASKABLE, "the request is larger than a batch may be", None, output))
     files.keep(files.unsent)

@@ -28,6 +28,7 @@ from keld.providers.provider import Provider
 from keld.request import Question
 from keld.runner.context import Environment, FastLanes
 from keld.shard import Limits, Slice, cut, cut_evenly, fitting
+from keld.size import Sizes
 from keld.speed import Speed, measured
 from keld.staging import RunFiles, disk_errors, write_positions
 from keld.state import State
@@ -51,13 +52,13 @@ class Ask:
     """The rows to ask, and the models that may be asked.
 
     Args:
-        sizes: N fragment sizes in bytes; 0 for a row that is not asked.
+        sizes: of the rows to ask; 0 for all other rows of the partition.
         terms: of the job run.
         job: its own earlier answers are the best evidence of how many tokens a row takes.
     """
 
     question: Question
-    sizes: NDArray[np.int64]
+    sizes: Sizes
     terms: RunTerms
     job: tuple[str, str]  # (namespace, name)
     snapshot: Path  # with the prompts
@@ -82,7 +83,7 @@ class Ask:
             rows.append(ENGINE_ROWS if provider.traits.by_goodput else REALTIME_ROWS)
         return provider.traits.limits.lowered(min(rows, default=None), self.terms.max_shard_bytes)
 
-    def cut(self, sizes: NDArray[np.int64], overhead_bytes: int, provider: Provider, lane: Lane) -> list[Slice]:
+    def cut(self, sizes: Sizes, overhead_bytes: int, provider: Provider, lane: Lane) -> list[Slice]:
         """The slices of these rows that become a shard each; a batch has no fewer requests than the provider takes, if that is possible."""
         limits, least = self.limits(provider, lane), provider.traits.least_requests
         evenly = lane is Lane.BATCH and least > 1
@@ -287,7 +288,7 @@ def _counted(before: Estimate, ask: Ask, work: Work, count: Count) -> Estimate:
         return before
     ends = np.cumsum([len(run) for run in runs])
     run_tokens = [sum(part.tolist()) for part in np.split(np.asarray(tokens, dtype=np.int64), ends[:-1])]
-    run_bytes = [int(ask.sizes[run].sum()) for run in runs]
+    run_bytes = [int(part.sum()) for part in np.split(ask.sizes.at(positions), ends[:-1])]
     of_prompts = sum(run_tokens) * work.prompt_bytes / sum(run_bytes)
     of_all = of_prompts + work.requests * sum(map(count, shared_texts(ask.question)))
     error = sample.error(run_bytes, run_tokens, len(positions) / work.requests) * of_prompts / max(of_all, 1.0)
@@ -408,8 +409,8 @@ def plan_shards(
     worst = worst_rates(environment, ask, provider, option.model, option.lane)
     assert known is not None and worst is not None, "an option without rates is not chosen"
     work, planned, by_the_hour = ask.work, [], known.gpu_hour_usd is not None
-    for n, positions in enumerate(_groups(ask, more, provider, option.lane, priority)):
-        shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
+    for n, (positions, size) in enumerate(_groups(ask, more, provider, option.lane, priority)):
+        shard_id = nonce()
         part, cache = work.of(len(positions), size - len(positions) * more), option.cache
         cache = (cache.forced if ahead and option.lane is Lane.BATCH else cache).of(len(positions))
         with disk_errors(files.dir, "Nothing of this round was sent."):
@@ -447,14 +448,22 @@ def _part_of(option: Option, usd: Decimal | None, part: Work) -> Decimal:
     return ((usd or Decimal(0)) * part.requests / max(option.requests, 1)).quantize(PICO_USD)
 
 
-def _groups(ask: Ask, more: int, provider: Provider, lane: Lane, priority: NDArray[np.float64] | None) -> Iterator[NDArray[np.int64]]:
-    """The positions of each shard, ascending."""
+def _groups(
+    ask: Ask, more: int, provider: Provider, lane: Lane, priority: NDArray[np.float64] | None
+) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Of each shard: the positions of its rows, ascending, and the bytes of its lines."""
     limits = ask.limits(provider, lane)
     if priority is None:
+        left = np.empty(0, dtype=np.int64)
+        asked = (start + np.flatnonzero(fitting(block, more, limits)) for start, block in ask.sizes.numbered())
         for part in ask.cut(ask.sizes, more, provider, lane):
-            yield part.start + np.flatnonzero(fitting(ask.sizes[part.start : part.stop], more, limits))
+            while len(left) < part.requests:
+                left = np.concatenate([left, next(asked)])
+            yield left[: part.requests], part.size_bytes
+            left = left[part.requests :]
         return
-    asked = np.flatnonzero(fitting(ask.sizes, more, limits))
-    order = asked[np.argsort(-priority[asked], kind="stable")]  # the most valuable first
-    for part in ask.cut(ask.sizes[order], more, provider, lane):
-        yield np.sort(order[part.start : part.stop])
+    sizes = np.concatenate([np.empty(0, dtype=np.int64), *ask.sizes.blocks()])
+    rows = np.flatnonzero(fitting(sizes, more, limits))
+    order = rows[np.argsort(-priority[rows], kind="stable")]  # the most valuable first
+    for part in ask.cut(Sizes.of(sizes[order]), more, provider, lane):
+        yield np.sort(order[part.start : part.stop]), part.size_bytes

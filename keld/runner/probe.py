@@ -12,31 +12,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keld import snapshot
-from keld.answer import AnswerSink, read_answers, same
+from keld.answer import answer_schema, read_answers, same
 from keld.ledger import JobRun, Shard
 from keld.outcome import Outcome
 from keld.price import Lane
+from keld.row_set import RowSet
 from keld.runner.context import RunContext
 from keld.runner.option import PROBED, Ask
 from keld.staging import disk_errors
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from keld.table import ParquetSink
 
 
 def probe_of(ask: Ask, model: str, lane: Lane, *, again: bool = False) -> Ask:
     """One row of about the median size, for one model in one lane; `again`: two other rows."""
-    asked = np.flatnonzero(ask.sizes)
-    middle = asked[np.argsort(ask.sizes[asked], kind="stable")]
-    rows = np.roll(middle, -(len(middle) // 2))[: PROBED[again]]
-    mask = np.zeros(len(ask.sizes), dtype=np.bool_)
-    mask[rows] = True
-    return replace(ask, sizes=np.where(mask, ask.sizes, 0), terms=replace(ask.terms, models=(model,), lane=lane.value))
+    asked = ask.sizes.requests
+    rows = {ask.sizes.ranked((asked // 2 + n) % asked) for n in range(PROBED[again])}
+    probed = RowSet.of(ask.sizes.rows, np.array(sorted(rows), dtype=np.int64))
+    return replace(ask, sizes=ask.sizes.only(probed), terms=replace(ask.terms, models=(model,), lane=lane.value))
 
 
 def second_lane(context: RunContext, run: JobRun, first: Shard) -> Lane:
@@ -51,15 +47,18 @@ def second_lane(context: RunContext, run: JobRun, first: Shard) -> Lane:
     return Lane.STANDARD if run.terms.any_lane and sold and takes else Lane.BATCH
 
 
-def held_back(context: RunContext, answers: Sequence[Path]) -> NDArray[np.int64]:
-    """The rows that wait for the probe's outcome, ascending."""
-    held = snapshot.sizes(context.files.snapshot) > 0
+def held_back(context: RunContext, answers: Sequence[Path]) -> RowSet:
+    """The rows that wait for the probe's outcome."""
+    sizes = snapshot.sizes(context.files.snapshot)
+    held = RowSet(sizes.rows)
+    for asked in sizes.asked():
+        held.add(asked)
     if context.files.duplicates.exists():
-        held[np.load(context.files.duplicates)[0]] = False
+        held.discard(np.load(context.files.duplicates)[0])
     for path in answers:
         for batch in read_answers(path, columns=["keld_position"]):
-            held[batch.column(0).to_numpy()] = False
-    return np.flatnonzero(held)
+            held.discard(batch.column(0).to_numpy())
+    return held
 
 
 def refused(run: JobRun, shards: Sequence[Shard]) -> bool:
@@ -73,12 +72,13 @@ def is_enough(shards: Sequence[Shard]) -> bool:
     return sum(shard.requests for shard in shards) >= sum(PROBED)
 
 
-def fail_held_back(context: RunContext, shards: Sequence[Shard], held: NDArray[np.int64]) -> None:
+def fail_held_back(context: RunContext, shards: Sequence[Shard], held: RowSet) -> None:
     """Writes the probe's outcome for all rows that were held back; none of them is asked."""
     output = context.output()
-    why = next(iter(_errors(context, shards)), "refused")
-    with disk_errors(context.files.dir, "Nothing more was sent."), AnswerSink(context.files.stopped, output, held, 0) as sink:
-        sink.add(same(held.tolist(), Outcome.ERRORED, f"not asked: every row of the probe was refused: {why}", None, output))
+    why = f"not asked: every row of the probe was refused: {next(iter(_errors(context, shards)), 'refused')}"
+    with disk_errors(context.files.dir, "Nothing more was sent."), ParquetSink(context.files.stopped, answer_schema(output)) as sink:
+        for positions in held.blocks():
+            sink.write(same(positions.tolist(), Outcome.ERRORED, why, None, output))
     context.files.keep(context.files.stopped)
 
 

@@ -11,25 +11,22 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keld import snapshot
 from keld.cascade import levels
-from keld.enrich import complaints, retryable_positions
+from keld.enrich import invalid, retryable
 from keld.ledger import JobRun, Shard, ShardFault
 from keld.plan import PART, Option, choose_rest, held
 from keld.request import REPAIR_BYTES
+from keld.row_set import RowSet
 from keld.runner.context import RunContext, answers_of, log
 from keld.runner.option import Ask, options, plan_shards
 from keld.runner.probe import fail_held_back, held_back, is_enough, probe_of, refused, second_lane
+from keld.size import Sizes
 from keld.staging import read_positions
 from keld.state import TERMINAL, RunEvent, RunState
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 _MOVES_MOST = 8  # rounds beyond `max_attempts`, for rows that were cancelled and move on
 
@@ -63,8 +60,8 @@ def early_round(context: RunContext, run: JobRun, *, follow: bool) -> bool:
     shards = context.ledger.shards(run.id)
     free = _freed(context, run, shards)
     answers = answers_of(context.files, [shard for shard in shards if shard.state in TERMINAL])
-    behind = _behind(context, shards, answers) if follow else np.zeros(0, dtype=np.int64)
-    if not free.any() and not len(behind):
+    behind = _behind(context, shards, answers) if follow else RowSet(run.rows)
+    if not len(free) and not len(behind):
         return False
     planned = list(_plan_round(context, run, shards, answers, run.terms.max_attempts, free, behind))
     if planned:
@@ -77,22 +74,28 @@ def _add(context: RunContext, run: JobRun, planned: Sequence[Shard]) -> None:
         context.ledger.add_shards(context.lease, planned, run.round + 1, context.now(), objects=objects)
 
 
-def _freed(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> NDArray[np.bool_]:
-    """Which rows (N booleans) were cancelled for the deadline, are collected, and are in no later or open shard."""
-    free = np.zeros(run.rows, dtype=np.bool_)
+def _freed(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> RowSet:
+    """The rows that were cancelled for the deadline, are collected, and are in no later or open shard."""
+    free = RowSet(run.rows)
     given_up = [
         shard for shard in shards if shard.state in TERMINAL and (shard.ended == "cancelled" or "cancelled" in (shard.outcomes or {}))
     ]
     if given_up and len(given_up) < len(shards):
         for shard in sorted(shards, key=lambda shard: shard.round):
-            free[read_positions(context.files.shard(shard.id).positions)] = shard in given_up
+            positions = read_positions(context.files.shard(shard.id).positions)
+            if shard in given_up:
+                free.add(positions)
+            else:
+                free.discard(positions)
     return free
 
 
-def _behind(context: RunContext, shards: Sequence[Shard], answers: Sequence[Path]) -> NDArray[np.int64]:
-    """The rows that a probe held back and that are in no shard, ascending."""
-    sent = [read_positions(context.files.shard(shard.id).positions) for shard in shards]
-    return np.setdiff1d(held_back(context, answers), np.concatenate(sent))
+def _behind(context: RunContext, shards: Sequence[Shard], answers: Sequence[Path]) -> RowSet:
+    """The rows that a probe held back and that are in no shard."""
+    held = held_back(context, answers)
+    for shard in shards:
+        held.discard(read_positions(context.files.shard(shard.id).positions))
+    return held
 
 
 def _rounds_most(run: JobRun) -> int:
@@ -105,8 +108,8 @@ def _plan_round(
     shards: Sequence[Shard],
     answers: Sequence[Path],
     attempts: int,
-    free: NDArray[np.bool_] | None = None,
-    behind: NDArray[np.int64] | None = None,
+    free: RowSet | None = None,
+    behind: RowSet | None = None,
 ) -> Iterator[Shard]:
     """The planned shards of the rows that a probe held back, that failed, or whose answer did not satisfy.
 
@@ -116,13 +119,13 @@ def _plan_round(
     """
     models, left = run.terms.models, None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
     accept, first = run.terms.accept, len(shards)
-    again = retryable_positions(answers, run.rows, attempts + (len(models) - 1 if accept else 0))
-    again = again if free is None else again[free[again]]
-    again = again if behind is None else np.union1d(again, behind)
+    again = retryable(answers, run.rows, attempts + (len(models) - 1 if accept else 0))
+    again = again if free is None else again & free
+    again = again if behind is None else again | behind
     asks: list[tuple[Ask, bool, bool]] = []
     if free is None and run.terms.probe and len(held := held_back(context, answers)):
         if not refused(run, shards):
-            again = np.union1d(again, held)
+            again = again | held
         elif is_enough(shards):
             fail_held_back(context, shards, held)
         else:
@@ -131,22 +134,20 @@ def _plan_round(
     found = _by_level(context, run, shards, again) if accept else [(ask_of(context, run, again), False)]
     asks += [(ask, answered, False) for ask, answered in found]
     for ask, answered, ahead in asks:
-        if ask.work.output_kind != "embedding":
-            ask.sizes[list(complaints(answers, np.flatnonzero(ask.sizes)))] += REPAIR_BYTES
+        if ask.work.requests and ask.work.output_kind != "embedding":
+            ask = replace(ask, sizes=ask.sizes.longer(invalid(answers, run.rows), REPAIR_BYTES))
         planned = _plan_part(context, run, ask, first, left, answered=answered, ahead=ahead)
         left = None if left is None else left - sum((shard.worst_usd for shard in planned), Decimal(0))
         first += len(planned)
         yield from planned
 
 
-def _by_level(context: RunContext, run: JobRun, shards: Sequence[Shard], again: NDArray[np.int64]) -> Iterator[tuple[Ask, bool]]:
+def _by_level(context: RunContext, run: JobRun, shards: Sequence[Shard], again: RowSet) -> Iterator[tuple[Ask, bool]]:
     """For each model of a cascade: the rows to ask it or a later one, and True if all of them have an answer that can be used."""
     models = run.terms.models
     asked = [(context.files.shard(shard.id).answers, models.index(f"{shard.provider}:{shard.model}")) for shard in shards]
-    level = levels([(path, model) for path, model in asked if path.exists()], run.rows, len(models) - 1)
-    for n in range(len(models)):
-        here = again[level[again] == n]
-        if len(here):
+    for n, level in enumerate(levels([(path, model) for path, model in asked if path.exists()], run.rows, len(models) - 1)):
+        if len(here := again & level):
             ask = ask_of(context, run, here)
             yield replace(ask, terms=replace(run.terms, models=models[n:])), n > 0
 
@@ -194,11 +195,9 @@ def can_go_elsewhere(context: RunContext, run: JobRun, shard: Shard) -> bool:
     return bool(others - unable(context, context.ledger.shards(run.id)))
 
 
-def ask_of(context: RunContext, run: JobRun, positions: NDArray[np.int64]) -> Ask:
-    """The `Ask` of only the rows at `positions`."""
-    mask = np.zeros(run.rows, dtype=bool)
-    mask[positions] = True
-    sizes = np.where(mask, snapshot.sizes(context.files.snapshot), 0)
+def ask_of(context: RunContext, run: JobRun, rows: RowSet) -> Ask:
+    """The `Ask` of only these rows."""
+    sizes = snapshot.sizes(context.files.snapshot).only(rows) if len(rows) else Sizes.of(np.zeros(0, dtype=np.int64))
     return Ask(
         question=context.question(), sizes=sizes, terms=run.terms, job=(run.namespace, run.job), snapshot=context.files.snapshot,
         run_id=run.id,

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from keld import snapshot
 from keld.duplicate import find_duplicates, write_duplicates
@@ -22,15 +19,14 @@ from keld.namespace import Namespace
 from keld.outcome import Outcome
 from keld.request import Question, fingerprint, marks_of
 from keld.reuse import reuse
+from keld.row_set import RowSet
 from keld.runner.context import Environment, answers_of
 from keld.runner.submission import Submission
 from keld.schema import OutputSchema
+from keld.size import Sizes
 from keld.snapshot import Snapshot
 from keld.staging import RunFiles, disk_errors, write_file
 from keld.table import Table
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +51,11 @@ class Left:
     """The rows of a partition that are left to ask.
 
     Args:
-        sizes: N fragment sizes in bytes; 0 for a row that is not asked.
         unanswered: the number of rows without an earlier answer, including those with the same prompt.
         quarantined: the number of rows that must not be asked, since an earlier request for them may still be answered and paid.
     """
 
-    sizes: NDArray[np.int64]
+    sizes: Sizes
     unanswered: int
     quarantined: int = 0
 
@@ -92,40 +87,35 @@ def marks_cache(environment: Environment, job: Job) -> Callable[[bytes], bool]:
 
 def all_left(taken: Taken) -> Left:
     """The rows to ask if no earlier answer is used."""
-    sizes = snapshot.sizes(taken.files.snapshot)
-    return Left(sizes=_once(taken, sizes), unanswered=int((sizes > 0).sum()))
+    return _left(taken, RowSet(taken.snapshot.rows))
 
 
 def left_of(environment: Environment, namespace: Namespace, taken: Taken) -> Left:
     """The rows to ask, without those that an earlier job run answered or quarantined."""
+    settled, quarantined = _settled_before(environment, namespace, taken)
+    return _left(taken, settled, quarantined)
+
+
+def _left(taken: Taken, settled: RowSet, quarantined: int = 0) -> Left:
+    """The rows without the `settled` ones, and without those that repeat an earlier row's prompt; which row that is, is written to the files."""
     sizes = snapshot.sizes(taken.files.snapshot)
-    settled, quarantined = _settled_before(environment, namespace, taken, sizes > 0)
-    sizes[settled] = 0
-    return Left(sizes=_once(taken, sizes), unanswered=int((sizes > 0).sum()), quarantined=quarantined)
+    sizes = sizes.without(settled) if len(settled) else sizes
+    files, unanswered = taken.files, sizes.requests
+    if taken.job.reuse != "never":
+        with disk_errors(files.dir, "Nothing was sent."):
+            duplicates, leaders = find_duplicates(files.snapshot, settled)
+            write_duplicates(files.duplicates, duplicates, leaders)
+        sizes = sizes.without(RowSet.of(settled.rows, duplicates)) if len(duplicates) else sizes
+    return Left(sizes=sizes, unanswered=unanswered, quarantined=quarantined)
 
 
-def _once(taken: Taken, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The sizes, with 0 for rows that repeat an earlier row's prompt; which row that is, is written to `files`."""
-    if taken.job.reuse == "never":
-        return sizes
-    files = taken.files
-    duplicates, leaders = find_duplicates(files.snapshot, sizes)
-    with disk_errors(files.dir, "Nothing was sent."):
-        write_duplicates(files.duplicates, duplicates, leaders)
-    once = sizes.copy()
-    once[duplicates] = 0
-    return once
-
-
-def _settled_before(
-    environment: Environment, namespace: Namespace, taken: Taken, wanted: NDArray[np.bool_]
-) -> tuple[NDArray[np.bool_], int]:
+def _settled_before(environment: Environment, namespace: Namespace, taken: Taken) -> tuple[RowSet, int]:
     """The rows that earlier job runs answered or quarantined, and the number of the quarantined ones."""
     job, files, output = taken.job, taken.files, OutputSchema.from_json(taken.question.output)
     ours = environment.ledger.catalog.runs_asking(namespace.name, taken.fingerprint, job=job.name, partition=taken.key)
     names = namespace.names if job.reuse == "namespace" else ()
     everybodys = [run for name in names for run in environment.ledger.catalog.runs_asking(name, taken.fingerprint)]
-    settled, quarantined, n = wanted & False, 0, 0
+    settled, quarantined, n = RowSet(taken.snapshot.rows), 0, 0
     # Answered rows first; then, of this partition only, the rows that must not be asked again.
     for outcome, runs in ((Outcome.ANSWERED, [*ours, *everybodys]), (Outcome.QUARANTINED, ours)):
         for run in runs:
@@ -133,9 +123,9 @@ def _settled_before(
             if not old.snapshot.exists():
                 continue
             answers = answers_of(old, environment.ledger.shards(run.id))
-            hit = reuse(old.snapshot, answers, files.snapshot, wanted & ~settled, output, files.reused_from(n), outcome)
+            hit = reuse(old.snapshot, answers, files.snapshot, settled, output, files.reused_from(n), outcome)
             settled, n = settled | hit, n + 1
-            quarantined += int(hit.sum()) if outcome is Outcome.QUARANTINED else 0
+            quarantined += len(hit) if outcome is Outcome.QUARANTINED else 0
     return settled, quarantined
 
 

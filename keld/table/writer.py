@@ -27,8 +27,9 @@ class ParquetWriter:
     def __init__(self, landing: Any, schema: pa.Schema, *, group_bytes: int = _GROUP_BYTES, **options: Any) -> None:
         self._schema = schema
         self._group_bytes = group_bytes
-        self._writer = pq.ParquetWriter(landing, schema, **(options or {"compression": "zstd"}))
-        self._background = Background(self._write_group)
+        writer = self._writer = pq.ParquetWriter(landing, schema, **(options or {"compression": "zstd"}))
+        # Not a method: Arrow's buffers would stay until Python looks for objects that hold each other, after hundreds of files.
+        self._background = Background[pa.Table](lambda group: writer.write_table(group, row_group_size=_GROUP_ROWS))
         self._held: list[pa.RecordBatch] = []
         self._bytes = self._rows = 0
 
@@ -36,15 +37,14 @@ class ParquetWriter:
         self._held.append(batch)
         self._bytes += batch.nbytes
         self._rows += batch.num_rows
+        if self._bytes >= self._group_bytes // 4:
+            self._background.wait()  # else two whole groups would be in memory: most of what a run takes at its end
         if self._bytes >= self._group_bytes or self._rows >= _GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
         self._background.put(pa.Table.from_batches(self._held, schema=self._schema))
         self._held, self._bytes, self._rows = [], 0, 0
-
-    def _write_group(self, group: pa.Table) -> None:
-        self._writer.write_table(group, row_group_size=_GROUP_ROWS)
 
     def close(self) -> None:
         with self._background:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from keld import snapshot
 from keld.answer import AnswerSink, answer_schema
-from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, final_outcomes, retryable_positions, source_schema
+from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, final_outcomes, retryable, source_schema
 from keld.job import Job
 from keld.outcome import Outcome
 from keld.schema import output_schema
@@ -98,7 +98,7 @@ def test_only_what_no_round_answered_for_good_and_the_last_word_allows_is_asked_
         words = [answers[n] for answers in rounds if n in answers]
         if words and words[-1][1] and not any(word[0] is Outcome.ANSWERED and not word[1] for word in words):
             expected.append(n)
-    assert retryable_positions(files, 30, 9).tolist() == expected
+    assert retryable(files, 30, 9).positions().tolist() == expected
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux tells which files are open")

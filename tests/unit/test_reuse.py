@@ -4,14 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import keld.reuse
 from keld import snapshot
 from keld.answer import AnswerSink, answer_schema
 from keld.job import Job
 from keld.outcome import Outcome
 from keld.reuse import reuse
+from keld.row_set import RowSet
 from keld.schema import output_schema
 from keld.table import open_table, read_parquet
 
@@ -51,11 +54,11 @@ def test_whatever_the_order_each_row_takes_the_answer_to_its_own_prompt(
     (tmp_path / "reused.parquet").unlink(missing_ok=True)
     hit = reuse(
         _snapshot(tmp_path / "old.parquet", old), [_answers(tmp_path / "answers.parquet", old, answered)],
-        _snapshot(tmp_path / "new.parquet", new), np.ones(len(new), dtype=bool), OUTPUT, tmp_path / "reused.parquet",
+        _snapshot(tmp_path / "new.parquet", new), RowSet(len(new)), OUTPUT, tmp_path / "reused.parquet",
     )  # fmt: skip
     paid = {old[n] for n in answered} - {None}
     expected = [n for n, body in enumerate(new) if body in paid]
-    assert np.flatnonzero(hit).tolist() == expected
+    assert hit.positions().tolist() == expected
     if not expected:
         assert not (tmp_path / "reused.parquet").exists()
         return
@@ -69,7 +72,7 @@ def test_what_is_reused_costs_nothing(tmp_path: Path) -> None:
     """It was paid, and counted, before."""
     bodies: list[str | None] = ["a", "b"]
     old = _snapshot(tmp_path / "old.parquet", bodies)
-    reuse(old, [_answers(tmp_path / "answers.parquet", bodies, {0, 1})], old, np.ones(2, dtype=bool), OUTPUT, tmp_path / "reused.parquet")
+    reuse(old, [_answers(tmp_path / "answers.parquet", bodies, {0, 1})], old, RowSet(2), OUTPUT, tmp_path / "reused.parquet")
     [batch] = read_parquet(tmp_path / "reused.parquet")
     assert batch.column("keld_cost_pico").to_pylist() == [0, 0]
 
@@ -78,16 +81,22 @@ def test_an_answer_of_any_round_is_found(tmp_path: Path) -> None:
     bodies: list[str | None] = ["a", "b"]
     old = _snapshot(tmp_path / "old.parquet", bodies)
     rounds = [_answers(tmp_path / f"{n}.parquet", bodies, {n}) for n in range(2)]
-    assert reuse(old, rounds, old, np.ones(2, dtype=bool), OUTPUT, tmp_path / "reused.parquet").tolist() == [True, True]
+    assert reuse(old, rounds, old, RowSet(2), OUTPUT, tmp_path / "reused.parquet").positions().tolist() == [0, 1]
 
 
-def test_large_partitions_in_another_order_are_matched(tmp_path: Path) -> None:
-    bodies: list[str | None] = [f"body {n}" for n in range(30_000)]
+def test_large_partitions_in_another_order_are_matched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are compared in parts, and copied in windows; some prompts are asked by several rows."""
+    monkeypatch.setattr(keld.reuse, "_PART", 30_000)
+    rows, half = 140_000, 70_000
+    bodies: list[str | None] = [f"body {n % 139_000}" for n in range(rows)]
     turned = bodies[::-1]
     hit = reuse(
-        _snapshot(tmp_path / "old.parquet", bodies), [_answers(tmp_path / "answers.parquet", bodies, set(range(0, 30_000, 2)))],
-        _snapshot(tmp_path / "new.parquet", turned), np.ones(30_000, dtype=bool), OUTPUT, tmp_path / "reused.parquet",
+        _snapshot(tmp_path / "old.parquet", bodies), [_answers(tmp_path / "answers.parquet", bodies, set(range(0, rows, 2)))],
+        _snapshot(tmp_path / "new.parquet", turned), RowSet.of(rows, np.arange(1_000)), OUTPUT, tmp_path / "reused.parquet",
     )  # fmt: skip
     answers = pa.Table.from_batches(list(read_parquet(tmp_path / "reused.parquet")))
-    assert hit.sum() == 15_000
+    paid = {bodies[n] for n in range(0, rows, 2)}
+    assert hit.positions().tolist() == [n for n in range(1_000, rows) if turned[n] in paid]
+    assert half - 1_000 < len(hit) == len(answers)
+    assert answers.column("keld_position").to_pylist() == hit.positions().tolist()
     assert answers.column("answer").to_pylist() == [f"to {turned[n]}" for n in answers.column("keld_position").to_pylist()]

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keld.shard import Limits, Slice, cut, cut_evenly, fitting
+from keld.size import Sizes
 
 LIMITS = Limits(max_requests=3, max_bytes=100, max_line_bytes=60)
 
 
 def _cut(sizes: Sequence[int], overhead: int = 0, limits: Limits = LIMITS) -> list[tuple[int, int, int, int]]:
-    return [(s.start, s.stop, s.requests, s.size_bytes) for s in cut(np.array(sizes, dtype=np.int64), overhead, limits)]
+    return [(s.start, s.stop, s.requests, s.size_bytes) for s in cut(Sizes.of(np.array(sizes, dtype=np.int64)), overhead, limits)]
 
 
 @st.composite
@@ -32,14 +33,14 @@ def _asked(slices: list[Slice], sizes: list[int], overhead: int, limits: Limits)
 @given(_cases())
 def test_every_row_that_can_be_asked_is_asked_once_in_order(case: tuple[list[int], int, Limits]) -> None:
     sizes, overhead, limits = case
-    slices = cut(np.array(sizes, dtype=np.int64), overhead, limits)
+    slices = cut(Sizes.of(np.array(sizes, dtype=np.int64)), overhead, limits)
     assert _asked(slices, sizes, overhead, limits) == [n for n, size in enumerate(sizes) if 0 < size <= limits.max_line_bytes - overhead]
 
 
 @given(_cases())
 def test_no_slice_is_beyond_a_limit_or_lies_about_itself(case: tuple[list[int], int, Limits]) -> None:
     sizes, overhead, limits = case
-    for part in cut(np.array(sizes, dtype=np.int64), overhead, limits):
+    for part in cut(Sizes.of(np.array(sizes, dtype=np.int64)), overhead, limits):
         lines = [sizes[n] + overhead for n in _asked([part], sizes, overhead, limits)]
         assert (part.requests, part.size_bytes) == (len(lines), sum(lines))
         assert 0 < part.requests <= limits.max_requests
@@ -49,7 +50,7 @@ def test_no_slice_is_beyond_a_limit_or_lies_about_itself(case: tuple[list[int], 
 @given(_cases())
 def test_slices_follow_each_other_without_gap_or_overlap(case: tuple[list[int], int, Limits]) -> None:
     sizes, overhead, limits = case
-    slices = cut(np.array(sizes, dtype=np.int64), overhead, limits)
+    slices = cut(Sizes.of(np.array(sizes, dtype=np.int64)), overhead, limits)
     assert [part.start for part in slices] == [0, *(part.stop for part in slices[:-1])][: len(slices)]
 
 
@@ -57,7 +58,7 @@ def test_slices_follow_each_other_without_gap_or_overlap(case: tuple[list[int], 
 def test_a_slice_ends_only_where_the_next_row_does_not_fit(case: tuple[list[int], int, Limits]) -> None:
     """As full as they go: fewer batches, fewer creates."""
     sizes, overhead, limits = case
-    slices = cut(np.array(sizes, dtype=np.int64), overhead, limits)
+    slices = cut(Sizes.of(np.array(sizes, dtype=np.int64)), overhead, limits)
     for part, following in pairwise(slices):
         line = sizes[_asked([following], sizes, overhead, limits)[0]] + overhead
         assert part.requests == limits.max_requests or part.size_bytes + line > limits.max_bytes
@@ -99,7 +100,7 @@ def test_a_user_can_only_lower_the_limits(requests: int | None, size: int | None
 @given(_cases(), st.integers(2, 8))
 def test_an_even_cut_asks_every_row_once_in_order_and_within_the_limits(case: tuple[list[int], int, Limits], least: int) -> None:
     sizes, overhead, limits = case
-    slices = cut_evenly(np.array(sizes, dtype=np.int64), overhead, limits, least)
+    slices = cut_evenly(Sizes.of(np.array(sizes, dtype=np.int64)), overhead, limits, least)
     assert _asked(slices, sizes, overhead, limits) == [n for n, size in enumerate(sizes) if 0 < size <= limits.max_line_bytes - overhead]
     assert [part.start for part in slices] == [0, *(part.stop for part in slices[:-1])][: len(slices)]
     for part in slices:
@@ -113,7 +114,7 @@ def test_an_even_cut_asks_every_row_once_in_order_and_within_the_limits(case: tu
 def test_an_even_cut_has_no_small_slice(rows: int, least: int, more: int) -> None:
     """Any number of rows that is enough for one batch can be cut so, if a batch holds nearly twice the least; and in as few as possible."""
     limits = Limits(max_requests=2 * least - 1 + more, max_bytes=10**9, max_line_bytes=10**6)
-    found = [part.requests for part in cut_evenly(np.full(rows, 10, dtype=np.int64), 0, limits, least)]
+    found = [part.requests for part in cut_evenly(Sizes.of(np.full(rows, 10, dtype=np.int64)), 0, limits, least)]
     assert sum(found) == rows
     assert len(found) == -(-rows // limits.max_requests)
     if rows >= least:
@@ -125,6 +126,6 @@ def test_long_rows_make_more_slices_as_long_as_each_is_large_enough() -> None:
     """Fifty long rows and fifty short ones: two halves would be too large for the limit in bytes."""
     sizes = np.array([90] * 50 + [10] * 50, dtype=np.int64)
     limits = Limits(max_requests=100, max_bytes=3_000, max_line_bytes=1_000)
-    found = cut_evenly(sizes, 0, limits, 20)
+    found = cut_evenly(Sizes.of(sizes), 0, limits, 20)
     assert [part.requests for part in found] == [33, 33, 34]
     assert all(part.size_bytes <= 3_000 for part in found)

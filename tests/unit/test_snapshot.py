@@ -202,4 +202,4 @@ def test_fragments_of_many_blocks_come_in_order(tmp_path: Path, choose: Callable
 
 def test_the_sizes_are_those_of_the_fragments(tmp_path: Path) -> None:
     _take(tmp_path, ROWS)
-    assert sizes(tmp_path / "snapshot.parquet").tolist() == [12, 0, 5, 0]
+    assert np.concatenate(list(sizes(tmp_path / "snapshot.parquet").blocks())).tolist() == [12, 0, 5, 0]
