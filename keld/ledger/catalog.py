@@ -21,7 +21,6 @@ from keld.price import Lane
 from keld.state import AT_PROVIDER, RunEvent, RunState, State
 
 _OVER = (RunState.FINISHED, RunState.CANCELLED)
-_BY_IDS = lookup.JOB_RUNS.where(lookup.among(RUN.c.id))
 _DUE = sa.select(RUN.c.id).where(lookup.among(RUN.c.id), RUN.c.next_check_at <= sa.bindparam("now"))
 
 
@@ -95,7 +94,7 @@ class Catalog:
     def by_ids(self, run_ids: Collection[str]) -> list[JobRun]:
         """Those of these job runs that are in this ledger, in no order."""
         with self._db.read() as db:
-            return lookup.job_runs(db, _BY_IDS, lookup.these(run_ids))
+            return lookup.job_runs_of(db, run_ids)
 
     def shards_of(self, run_ids: Collection[str]) -> dict[str, list[Shard]]:
         """The shards of many job runs, by job run, each by ordinal."""

@@ -6,7 +6,7 @@ the rooms above: to build one takes five times as long as to run it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
@@ -59,6 +59,7 @@ def these(ids: Iterable[str]) -> dict[str, str]:
     return {"these": msgspec.json.encode(list(ids)).decode()}
 
 
+_RUNS = JOB_RUNS.where(among(RUN.c.id))
 _ALL_SHARDS = _SHARDS.where(among(SHARD.c.run_id))
 _OPEN_SHARDS = _ALL_SHARDS.where(OPEN)
 
@@ -78,9 +79,14 @@ def shard(db: sa.Connection, shard_id: str) -> Shard | None:
     return next(iter(_shards(db, _SHARD, {"of": shard_id})), None)
 
 
-def shards_of(db: sa.Connection, run_ids: Iterable[str], *, only_open: bool = False) -> list[Shard]:
+def job_runs_of(db: sa.Connection, run_ids: Collection[str]) -> list[JobRun]:
+    """Those of these job runs that are there, in no order."""
+    return job_runs(db, _RUNS, these(run_ids)) if run_ids else []
+
+
+def shards_of(db: sa.Connection, run_ids: Collection[str], *, only_open: bool = False) -> list[Shard]:
     """The shards of job runs, of each by ordinal; or only those that are not over."""
-    return _shards(db, _OPEN_SHARDS if only_open else _ALL_SHARDS, these(run_ids))
+    return _shards(db, _OPEN_SHARDS if only_open else _ALL_SHARDS, these(run_ids)) if run_ids else []
 
 
 def shards(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Shard]:

@@ -13,9 +13,10 @@ from tempfile import mkdtemp
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from keld import InvalidJob, Job, Keld, LedgerError
-from keld.ledger import is_missing
+from keld.ledger import is_missing, nonce
 
 JOB = Job(name="labels", key="id", prompt="{body}", models="openai:gpt-5-mini")
 ROWS = [{"id": 1, "body": "The invoice is wrong."}]
@@ -81,6 +82,22 @@ def test_who_may_only_read_a_ledger_can_ask(home: Path, read_only: Path) -> None
     assert (answered, rows) == ([1], 1)
     assert "readonly" in refused
     assert sorted(read_only.rglob("*")) == there
+
+
+@pytest.mark.books_open("it is one ledger by two URLs, whose books would be compared with one bill")
+def test_a_role_that_may_only_read_a_postgres_can_ask(home: Path, postgres: Callable[[], str]) -> None:
+    url, role = sa.make_url(postgres()), f"reader_{nonce()}"
+    with Keld(home=home, ledger_url=url.render_as_string(hide_password=False)) as keld:
+        sent = keld.submit(JOB, ROWS)
+    engine = sa.create_engine(url.set(drivername="postgresql+psycopg"))
+    with engine.begin() as db:
+        db.execute(sa.text(f"CREATE ROLE {role} LOGIN"))
+        db.execute(sa.text(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"))
+    engine.dispose()
+    with Keld(home=home, ledger_url=url.set(username=role).render_as_string(hide_password=False)) as keld:
+        assert [status.id for status in keld.statuses()] == [sent.id]
+        with pytest.raises(LedgerError, match="permission denied"):
+            keld.cancel(sent.id)
 
 
 @pytest.mark.books_open("it is one ledger by two URLs, whose books would be compared with one bill")
