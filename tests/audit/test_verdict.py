@@ -94,6 +94,7 @@ def test_a_saturated_pool_and_a_nightly_job_with_peoples_ids_are_asked_about(see
     assert found == {"pool": Waits.ASK, "notices": Waits.ASK, "standup": Waits.NO}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_people_without_an_id_are_asked_about_whatever_looks_like_a_job(seed: int, tmp_path: Path) -> None:
     """A service that is maintained, or opens, at a fixed minute; another time zone and a scheduler's name; a pool that is full on two days."""
@@ -188,6 +189,7 @@ def test_a_month_has_thirty_nights_of_a_nightly_job(tmp_path: Path) -> None:
     assert _audited(tmp_path, month(1)).factor == pytest.approx(30 / 28, rel=0.005)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_people_without_an_id_are_asked_about_in_buckets_and_whole_seconds_too(seed: int, tmp_path: Path) -> None:
     calls = month(seed, groups=ANONYMOUS)
@@ -196,6 +198,7 @@ def test_people_without_an_id_are_asked_about_in_buckets_and_whole_seconds_too(s
     assert Waits.NO not in _verdicts(_audited(tmp_path, whole_seconds(calls))).values()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("workers", [4, 16])
 def test_a_long_run_that_keeps_a_time_and_is_worked_by_a_program_does_not_wait(workers: int, tmp_path: Path) -> None:
     """Unlike a hotline's hours: its calls follow each other, or are spread evenly."""

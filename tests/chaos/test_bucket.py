@@ -95,6 +95,7 @@ def prove(crash: BucketCrash, peer: Peer, scenario: str, point: str, nth: int = 
     crash.check(peer, scenario, follow(crash.keld, crash, SCENARIOS[scenario], peer, str(crash.sink)))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("scenario", "point", "nth"), [pytest.param(*case, marks=() if n % 2 == 0 else pytest.mark.slow) for n, case in enumerate(STEPS)]
 )
@@ -140,6 +141,7 @@ def test_a_store_that_fails_now_and_then_costs_nothing(crash: BucketCrash) -> No
 # --- no file in common --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("scenario", "point"), [pytest.param(*case, marks=() if n % 5 == 0 else pytest.mark.slow) for n, case in enumerate(STATES)]
 )

@@ -330,6 +330,7 @@ def prove(crash: Crash, peer: Peer, scenario: str, point: str) -> None:
     crash.check(peer, scenario, status)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("peer", "scenario", "point"), [*CASES, *ALSO])
 def test_a_worker_killed_anywhere_costs_no_row_and_no_cent(crash: Crash, peer: Peer, scenario: str, point: str) -> None:
     """Trap 2 and 25: whatever it was about to do is found and finished by the next one."""
@@ -349,6 +350,7 @@ def test_rows_of_a_worker_killed_before_its_create_are_quarantined_where_no_list
     crash.check_output(6)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("peer", every_kind("escalated"))
 @pytest.mark.parametrize(
     "point", ["ledger.staged.after", "ledger.sending.after", "ledger.created.after", "ledger.ended.before", "collect.done"]
@@ -402,6 +404,7 @@ def upon_postgres(crash: Crash, request: pytest.FixtureRequest) -> None:
     request.addfinalizer(crash.keld.close)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("peer", "second"), MENDING)
 @pytest.mark.parametrize("first", ["create.received", "ledger.outcome_lost.before"])
 def test_a_worker_killed_twice_costs_nothing(crash: Crash, peer: Peer, first: str, second: str) -> None:
@@ -464,6 +467,7 @@ def test_the_lease_of_a_dead_worker_is_not_waited_for(crash: Crash) -> None:
     assert "outcome_lost" in ledger_dump(crash.keld.ledger_url)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("peer", every_kind("plain"))
 @pytest.mark.parametrize("scenario", ["plain", "primed"])
 @pytest.mark.parametrize("point", ["create.send", "create.received", "ledger.collected.before"])

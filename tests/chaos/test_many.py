@@ -166,6 +166,7 @@ def gather(crowd: Crowd, *, runs: int, sensors: int, workers: int, seed: int = 0
         crowd.start_worker(random.Random(seed + n).sample(run_ids, len(run_ids)))
 
 
+@pytest.mark.wide
 def test_a_few_at_once_pay_each_row_once(open_crowd: Crowd) -> None:
     gather(open_crowd, runs=6, sensors=1, workers=3)
     open_crowd.start_command_line()
@@ -460,6 +461,7 @@ WRITES = (
 )
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("room", [0, 1, 2, 4])
 def test_a_full_disk_under_the_ledger_is_told_and_the_run_goes_on_when_there_is_room(
     stage: Stage, disk: Disk, peer: Peer, room: int

@@ -20,11 +20,13 @@ def keld(request: pytest.FixtureRequest) -> Figures:
     return figures(_played(request.param), "Keld")
 
 
+@pytest.mark.share(2)
 def test_no_ceiling_is_broken_and_no_row_is_paid_twice(keld: Figures) -> None:
     """Whatever the providers do."""
     assert (keld.breaches, keld.twice) == (0, 0)
 
 
+@pytest.mark.share(2)
 def test_deadlines_that_can_be_kept_are_kept(keld: Figures) -> None:
     """All ceilings and the first days, in which nothing is learned yet, included."""
     assert keld.kept_possible >= 0.98 * keld.possible

@@ -274,7 +274,7 @@ def test_a_redirect_to_another_host_takes_neither_the_signature_nor_an_object_th
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere, ThreadingHTTPServer(("127.0.0.1", 0), Redirects) as first:
         for server in (elsewhere, first):
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         keys = {"access_key_id": "k", "secret_access_key": "s", "region": "us-east-1"}
         bucket = Bucket.at("s3://bkt/x", {"endpoint": f"http://127.0.0.1:{first.server_port}", **keys}, call_s=5)
         calls: list[Callable[[], object]] = [

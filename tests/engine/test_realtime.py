@@ -342,6 +342,7 @@ def test_a_journal_has_one_worker(rows: Rows, emulator: Emulator) -> None:
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("nth", [1, 7])
 @pytest.mark.parametrize("point", ["realtime.send", "realtime.received", "realtime.journal"])
 def test_a_kill_costs_at_most_what_was_in_flight_and_it_is_counted(fast: Rows, emulator: Emulator, point: str, nth: int) -> None:

@@ -246,6 +246,7 @@ def test_a_page_is_the_same_each_time_it_is_made() -> None:
     assert page(company(jobs=3, days=3)) == page(company(jobs=3, days=3))
 
 
+@pytest.mark.wide
 def test_however_large_the_ledger_is_the_page_is_below_300_kb() -> None:
     assert len(page(company(jobs=60, days=100, names="a_rather_long_name_of_a_job_of_some_team_{n:03}"), "job").encode()) < 300_000
 

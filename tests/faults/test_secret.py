@@ -69,6 +69,7 @@ def all_cases() -> Iterator[Any]:
             yield pytest.param(case, name, id=f"{case} - {name}", marks=() if fast else pytest.mark.slow)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("case", "name"), list(all_cases()))
 def test_no_failure_path_tells_a_key_or_a_prompt(
     open_emulator: Callable[..., Emulator],

@@ -684,6 +684,7 @@ def test_row_groups_are_bounded(tmp_path: Path) -> None:
     assert max(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)) <= 131_072
 
 
+@pytest.mark.wide
 @pytest.mark.long
 def test_reading_a_million_rows_stays_flat(tmp_path: Path) -> None:
     """One row group of 400 MB; measured 150 MB with imports, against 487 MB with Arrow's defaults."""

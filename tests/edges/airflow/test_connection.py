@@ -351,6 +351,7 @@ def test_airflow_finds_the_reference_of_deadlines(fresh_airflow: dict[str, str])
     assert "keld_airflow.deadline.PartitionEnd" in fresh_airflow["references"]
 
 
+@pytest.mark.wide
 def test_an_airflow_that_asks_the_hook_for_the_form_of_a_connection_is_given_the_same_fields(fresh_airflow: dict[str, str]) -> None:
     """Airflow 3.1 makes the form by `wtforms`, or by a stand-in that its API server has for them; a later one reads the provider's metadata."""
     said = fresh_airflow["form"]

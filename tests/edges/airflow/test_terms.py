@@ -267,6 +267,7 @@ def test_a_rendered_term_that_is_not_valid_fails_the_task_for_good_and_nothing_i
     assert provider.requests() == []
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("changed", "bought"),
     [
@@ -473,6 +474,7 @@ def test_a_task_defers_unless_somebody_has_said_otherwise(
     assert KeldJobSensor(task_id="collect", job_run="x", **asked).deferrable is deferrable
 
 
+@pytest.mark.wide
 def test_the_file_that_a_new_airflow_writes_makes_no_task_hold_its_slot(tmp_path: Path) -> None:
     """`default_deferrable = false` stands in it, by nobody's choice."""
     code = (

@@ -220,6 +220,7 @@ def run_recipe(place: Path, title: str) -> str:
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.wide
 @since("3.2")  # before, `DagBag` is in another module
 def test_the_recipe_of_the_guide_labels_a_day(tmp_path: Path) -> None:
     told = run_recipe(tmp_path, "test_ticket_labels.py")

@@ -76,6 +76,7 @@ def everything_dagster_stores(deployment: Deployment) -> str:
     return f"{events} {[run.tags for run in runs]} {deployment.ticks()}"
 
 
+@pytest.mark.wide
 def test_cancelled_backfill_cancels_at_the_provider(deployment: Deployment) -> None:
     """What nobody waits for any more should not go on costing."""
     backfill = deployment.backfill(WEEK[:2], "tickets", "labels_batch", "labels")
@@ -97,6 +98,7 @@ def test_terminated_hold_cancels_at_the_provider(deployment: Deployment) -> None
     deployment.turn_until(lambda: {batch["status"] for batch in deployment.emulator.batches()} <= {"cancelling", "cancelled"})
 
 
+@pytest.mark.wide
 def test_result_alone_submits_and_a_further_round_goes_on_under_the_same_hold(deployment: Deployment) -> None:
     """A collect run that sends unanswered rows again has no result to show yet; the backfill must not end before there is one."""
     deployment.emulator.faults({"rules": [{"at": "life", "do": "expire", "done": 0.4, "after_s": 3600}]})
@@ -115,6 +117,7 @@ def test_result_alone_submits_and_a_further_round_goes_on_under_the_same_hold(de
     assert len(deployment.emulator.bill()) == 5
 
 
+@pytest.mark.wide
 def test_batch_alone_is_collected_all_the_same(deployment: Deployment) -> None:
     """What was paid for is brought in, whoever asked; nothing is planned, so nothing is held."""
     deployment.launch(WEEK[0], "tickets", "labels_batch")
@@ -124,6 +127,7 @@ def test_batch_alone_is_collected_all_the_same(deployment: Deployment) -> None:
     deployment.turn_until(lambda: deployment.materialized("labels") == {WEEK[0]})
 
 
+@pytest.mark.wide
 def test_backfill_over_partitions_that_are_out_with_an_older_prompt_waits_for_the_answers_to_the_new_one(deployment: Deployment) -> None:
     """What is out is paid for and brought to its end; its rows answer another question than the one that is declared now."""
     older = Job(name="labels", key="ticket_id", prompt="Older: {body}", models="openai:gpt-5-mini")

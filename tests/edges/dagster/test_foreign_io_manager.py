@@ -59,6 +59,7 @@ def table(name: str, folder: Path) -> pa.Table:
     return deltalake.DeltaTable(folder / "delta" / "public" / "labels").to_pyarrow_table().sort_by("id")
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("name", "frame"), [("duckdb", "pandas"), ("duckdb, streamed", "reader"), ("delta", "pandas")])
 def test_two_partitions_go_through_the_io_managers_of_others(name: str, frame: Frame, keld_emulator: Emulator, tmp_path: Path) -> None:
     """Made as pandas makes frames, the first partition's table would take no decimal of the second, after its rows were paid."""

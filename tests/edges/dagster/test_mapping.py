@@ -117,6 +117,7 @@ def test_rows_of_a_partition_are_those_that_dagster_shows(theirs: Any, ours: Any
             assert upstream_keys(mapping, theirs, ours, key, instance) == (rows, [])
 
 
+@pytest.mark.share(2)
 @cases("a day of a week", "a whole table", "every one, once", "a day for each region", "countries")
 def test_rows_of_the_mapped_partitions_are_loaded_in_order_and_bought_once(
     keld_emulator: Emulator, tmp_path: Path, theirs: Any, ours: Any, mapping: Any, key: str | None, rows: list[str]

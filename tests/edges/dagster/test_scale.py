@@ -46,6 +46,7 @@ def crowd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crowd]:
         yield Crowd(emulator, instance, keld)
 
 
+@pytest.mark.wide
 def test_tick_asks_no_more_of_the_databases_for_hundreds_of_waits_than_for_a_few(crowd: Crowd) -> None:
     """One query brings all hold runs, a few all job runs; a hundred batches are one call to the provider."""
     crowd.wait(10)

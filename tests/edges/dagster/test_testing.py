@@ -65,6 +65,7 @@ def test_fixture_is_found_and_has_the_bill(keld_emulator: Emulator) -> None:
     assert dict(os.environ) == before
 
 
+@pytest.mark.wide
 def test_several_partitions_of_one_call(keld_emulator: Emulator) -> None:
     done = materialize([tickets, labels, report], partition_key=[DAY, NEXT])
     assert done.asset_value("labels", NEXT)["body"][0] == f"ticket 0 of {NEXT}"
@@ -97,6 +98,7 @@ def test_batch_that_would_be_late_is_escalated_on_the_emulator_s_clock() -> None
         assert {batch.lane for batch in done.job_runs[0].batches} > {"batch"}
 
 
+@pytest.mark.wide
 def test_chain_of_jobs_and_two_jobs_beside_each_other_come_to_their_end() -> None:
     """What needs both results runs when the second one is there."""
     urgency = build_batch_assets(job("urgency"), source=tickets)
