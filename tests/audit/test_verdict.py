@@ -31,6 +31,7 @@ def _said(found: dict[str, Waits], verdict: Waits) -> set[str]:
     return {service for service, waits in found.items() if waits is verdict}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_with_all_the_evidence_every_verdict_is_right_and_what_looks_alike_is_asked(seed: int, tmp_path: Path) -> None:
     found = _verdicts(_audited(tmp_path, month(seed)))
@@ -39,6 +40,7 @@ def test_with_all_the_evidence_every_verdict_is_right_and_what_looks_alike_is_as
     assert _said(found, Waits.ASK) == UNDECIDED
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     ("without", "waiting"),

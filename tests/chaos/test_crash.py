@@ -6,7 +6,7 @@ The traps are those of docs/notes/providers.md.
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -182,17 +182,27 @@ def points_of(peer: Peer) -> list[tuple[str, str]]:
 _ALL = [(peer, *at) for peer in KILLED_AT for at in points_of(peer)]
 
 
-def _is_fast(n: int, peer: Peer, scenario: str, point: str) -> bool:
+def _is_played(n: int, peer: Peer, scenario: str, point: str) -> bool:
     """Every point around a create and a share of the others at two kinds, and around a plain create at each; `make crash` takes them all."""
     if peer in (openai, anthropic):
         return point in DANGEROUS or n % 8 == 0
     return point in DANGEROUS and scenario == "plain"
 
 
-CASES = [
-    pytest.param(*case, id=f"{case[0].name}-{case[1]}-{case[2]}", marks=() if _is_fast(n, *case) else pytest.mark.slow)
-    for n, case in enumerate(_ALL)
-]
+def _suites() -> Iterator[tuple[pytest.MarkDecorator, ...]]:
+    """The suite of each of `_ALL`: of the share that CI plays, the fast one has each point once and a create without a reply at each kind."""
+    seen: set[str] = set()
+    for n, (peer, scenario, point) in enumerate(_ALL):
+        if not _is_played(n, peer, scenario, point):
+            yield (pytest.mark.slow,)
+        elif point in seen and (scenario, point) != ("plain", "create.received"):
+            yield (pytest.mark.wide,)
+        else:
+            seen.add(point)
+            yield ()
+
+
+CASES = [pytest.param(*case, id=f"{case[0].name}-{case[1]}-{case[2]}", marks=marks) for case, marks in zip(_ALL, _suites(), strict=True)]
 
 
 # Killed before its create is sent; where the list of batches proves nothing, the rows are quarantined.
@@ -330,7 +340,6 @@ def prove(crash: Crash, peer: Peer, scenario: str, point: str) -> None:
     crash.check(peer, scenario, status)
 
 
-@pytest.mark.share(3)
 @pytest.mark.parametrize(("peer", "scenario", "point"), [*CASES, *ALSO])
 def test_a_worker_killed_anywhere_costs_no_row_and_no_cent(crash: Crash, peer: Peer, scenario: str, point: str) -> None:
     """Trap 2 and 25: whatever it was about to do is found and finished by the next one."""

@@ -325,6 +325,7 @@ def stage(open_emulator: Callable[..., Emulator], tmp_path: Path, request: pytes
             one.process.kill()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", DANGEROUS)
 def test_a_worker_that_wakes_after_its_lease_changes_nothing(stage: Stage, peer: Peer, point: str) -> None:
     """It believes that it still holds the job run; its epoch does not."""
@@ -476,6 +477,7 @@ def test_a_full_disk_under_the_ledger_is_told_and_the_run_goes_on_when_there_is_
     stage.check(peer, WIDE, stage.finish(peer, WIDE))
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("point", sometimes(WRITES, "ledger.sending.before", "create.received", "ledger.collected.before"))
 def test_a_ledger_that_turns_read_only_anywhere_costs_no_row_and_no_cent(
     stage: Stage, disk: Disk, peer: Peer, point: str, monkeypatch: pytest.MonkeyPatch
@@ -615,6 +617,7 @@ class Once:
 AROUND = sometimes((*WRITES, "ledger.sending.after"), "ledger.sending.after", "create.received")
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", AROUND)
 def test_a_database_server_that_restarts_costs_no_row_and_no_cent(
     upon_postgres: Stage, cluster: Cluster, peer: Peer, point: str, monkeypatch: pytest.MonkeyPatch
@@ -698,12 +701,14 @@ def prove_cut(stage: Stage, peer: Peer, nth: int, *, kept: bool) -> None:
     stage.check(peer, PLAIN, status)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("nth", sometimes(range(5, 122, 3), 8, 47, 80))
 def test_a_connection_cut_inside_a_transaction_costs_no_row_and_no_cent(upon_postgres: Stage, peer: Peer, nth: int) -> None:
     """It is rolled back, and told; the next start goes on."""
     prove_cut(upon_postgres, peer, nth, kept=False)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("nth", sometimes(range(1, 17), 1, 5, 7))
 def test_a_commit_whose_acknowledgement_is_lost_costs_no_row_and_no_cent(upon_postgres: Stage, peer: Peer, nth: int) -> None:
     """It is done, though we are told that it failed."""

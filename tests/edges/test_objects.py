@@ -163,6 +163,7 @@ def test_an_empty_upload_is_an_object(bucket: Bucket) -> None:
         assert b"".join(piece.chunks) == b""
 
 
+@pytest.mark.share(2)
 def test_a_reader_never_mixes_two_versions(bucket: Bucket) -> None:
     """Bytes of two versions would be a result that nobody wrote."""
     version = bucket.upload("large", iter([LARGE]))

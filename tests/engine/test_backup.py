@@ -53,6 +53,7 @@ def test_where_the_fast_lanes_of_the_stalled_provider_are_down_too_the_other_tak
     check_books(keld, emulator, status, table)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("do", [{"do": "drop_before"}, {"do": "status", "status": 503}], ids=lambda how: how["do"])
 def test_while_a_provider_cannot_be_reached_its_rows_are_bought_nowhere_else(keld: Keld, emulator: Emulator, do: dict[str, object]) -> None:
     """Nobody knows what it goes on answering, and bills: late is better than twice.  When it is back, it is asked at once."""

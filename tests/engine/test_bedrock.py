@@ -73,6 +73,7 @@ def test_a_create_that_stays_without_a_reply_is_found_by_its_name(keld: Keld, em
     assert "adopted" in events(keld, status)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("after_s", [1, 60, 299, 3_000])
 def test_a_create_that_lands_late_makes_no_second_job(keld: Keld, emulator: Emulator, after_s: int) -> None:
     """Its token is known by then; and after five minutes its signature has expired."""
@@ -232,6 +233,7 @@ def test_a_model_that_is_not_ready_is_asked_later_and_one_that_failed_may_have_b
 # --- at two vendors ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("done", [0.0, 0.25])
 def test_a_job_that_stalls_at_bedrock_is_rescued_at_anthropic(
     open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch, done: float

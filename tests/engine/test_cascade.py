@@ -159,6 +159,7 @@ def test_a_hedged_batch_that_heeds_no_cancel_is_left_to_the_sweep_and_paid_twice
     assert len(keld.ledger.orphans.of(status.id)) == 1
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", ["ledger.hedged.before", "ledger.hedged.after"])
 def test_a_worker_that_dies_while_it_hedges_leaves_one_orphan_at_most(
     keld: Keld, emulator: Emulator, point: str, monkeypatch: pytest.MonkeyPatch

@@ -73,6 +73,7 @@ def test_the_few_rows_that_one_cloud_failed_are_asked_where_any_number_is_taken(
     assert set(paid(emulator).values()) == {1}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("accounts", "model"),
     [
@@ -98,6 +99,7 @@ def test_two_accounts_of_one_kind_are_two_hosts(
     assert len(creates(emulator, vertex)) == 0
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("kind", "model"), [("gemini", gemini.model), ("azure", azure.model)])
 def test_two_accounts_at_one_address_keep_their_batches_apart(
     open_keld: Callable[..., Keld], emulator: Emulator, kind: str, model: str

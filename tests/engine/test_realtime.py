@@ -384,6 +384,7 @@ def test_marks_that_a_power_cut_took_lose_no_row(rows: Rows, emulator: Emulator)
     assert rows.paid(emulator) == once(range(6))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("action", "error"), [("enospc", OSError), ("raise", FailpointHit)])
 @pytest.mark.parametrize("point", ["realtime.send", "realtime.received", "realtime.journal"])
 def test_a_fault_of_ours_ends_the_stretch_and_the_next_one_goes_on(

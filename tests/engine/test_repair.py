@@ -65,6 +65,7 @@ def test_an_answer_that_stays_invalid_is_asked_for_so_many_times_and_no_more(stu
     check_books(keld, emulator, status, tickets())
 
 
+@pytest.mark.share(2)
 def test_the_ceiling_holds_while_answers_are_asked_for_again(stubborn: Callable[..., Any], peer: Peer, lane: str) -> None:
     """A complaint makes a request longer; what does not fit is not asked, and told."""
     emulator, keld, _ = stubborn(dict.fromkeys(range(6), 99))

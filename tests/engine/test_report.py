@@ -415,6 +415,7 @@ def test_what_is_no_result_of_an_audit_is_refused_before_a_page_is_written(ledge
     assert not (tmp_path / "keld.html").exists()
 
 
+@pytest.mark.wide
 def test_an_audit_may_assume_of_a_move_what_the_ledger_has_seen(ledger: Keld, tmp_path: Path) -> None:
     """Where the rules file says otherwise, that holds."""
     (tmp_path / "rules.toml").write_text("[priors]\ntwice = [1, 9]\n")

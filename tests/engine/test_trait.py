@@ -124,6 +124,7 @@ def test_a_create_is_not_sent_again_by_a_clock_that_was_set_back(
     assert "adopted" in events(keld, status)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", ["create.send", "create.received", "create.replay.send", "create.replay.received"])
 def test_a_worker_that_dies_around_a_create_is_followed_by_one_that_sends_the_same(
     keld: Keld, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, point: str

@@ -91,6 +91,7 @@ def test_a_lost_create_is_found_in_an_odd_list(open_desk: Callable[..., Desk], q
     assert desk.paid() == Counter(dict.fromkeys(range(6), 1))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "quirks", [(), ("no_has_more",), ("endless_list",), ("millis",), ("no_time",), ("odd_ids",), ("ok_errors",)], ids="-".join
 )

@@ -171,6 +171,7 @@ def test_a_partition_is_the_text_that_a_template_gives_also_in_a_dag_with_native
     assert sent.task.job.tags == {"of": key}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("given", "key"),
     [
@@ -353,6 +354,7 @@ def in_folder(folder: Path, **given: Any) -> Any:
     return dag
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("form", ["beside the Dag", "on the search path", "a path", "an absolute name", "a Dag that comes later", "mapped"])
 def test_a_prompt_may_be_in_a_file(worker: Worker, provider: Emulator, folder: Path, form: str) -> None:
     """It asks what the same text asks in the Dag; moving it to a file buys nothing."""

@@ -40,6 +40,7 @@ def operator(**given: Any) -> Any:
         return KeldBatchOperator(**{"task_id": "label", "job": job(), "source": lambda: ROWS, **given})
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_a_task_comes_to_its_end_in_one_call(emulator: Emulator, tmp_path: Path, deferrable: bool) -> None:
     from keld_airflow.testing import run_task
