@@ -58,6 +58,7 @@ def test_what_a_log_lacks_costs_verdicts_and_never_makes_a_wrong_one(
     assert _said(found, Waits.YES) == waiting
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_log_of_whole_seconds_shows_no_closed_loop_and_decides_less(seed: int, tmp_path: Path) -> None:
     audit = _audited(tmp_path, whole_seconds(month(seed)))
@@ -127,6 +128,7 @@ def test_a_few_stray_calls_make_no_long_log_of_a_short_one(stray: list[float], t
     assert audit.factor == 1
 
 
+@pytest.mark.wide
 def test_stray_calls_change_no_month(tmp_path: Path) -> None:
     calls = month(1)
     (tmp_path / "with").mkdir()

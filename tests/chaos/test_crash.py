@@ -346,6 +346,7 @@ def test_a_worker_killed_anywhere_costs_no_row_and_no_cent(crash: Crash, peer: P
     prove(crash, peer, scenario, point)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("scenario", "point"), UNSENT)
 def test_rows_of_a_worker_killed_before_its_create_are_quarantined_where_no_list_shows_all_batches(
     crash: Crash, scenario: str, point: str
@@ -386,6 +387,7 @@ def test_a_kill_shows_a_bug_that_buys_twice(
         crash.check(peer, scenario, follow(crash.keld, crash, SCENARIOS[scenario], peer, str(crash.sink)))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", DANGEROUS)
 @pytest.mark.parametrize("scenario", ["plain"])
 def test_a_worker_killed_around_a_create_costs_nothing_on_postgres(

@@ -636,6 +636,7 @@ def test_a_database_server_that_restarts_costs_no_row_and_no_cent(
     stage.check(peer, PLAIN, status)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", AROUND)
 def test_a_database_server_that_is_down_is_told_and_costs_no_row_and_no_cent(
     upon_postgres: Stage, cluster: Cluster, peer: Peer, point: str, monkeypatch: pytest.MonkeyPatch
@@ -718,6 +719,7 @@ def test_a_commit_whose_acknowledgement_is_lost_costs_no_row_and_no_cent(upon_po
 # --- another host -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("its_name", ["another", "the same"])
 def test_the_lease_of_another_hosts_worker_is_waited_for(
     stage: Stage, peer: Peer, ledger_url: str, monkeypatch: pytest.MonkeyPatch, its_name: str

@@ -45,6 +45,7 @@ def test_no_schedule_in_the_fast_lanes_loses_a_row_or_pays_it_twice(
         record_property(name, count)
 
 
+@pytest.mark.wide
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(("seed", "schedules"), [(seed, schedules // 2) for seed, schedules in SHARDS if seed % 3 == 0], ids=str)
 def test_no_schedule_at_the_clouds_loses_a_row_or_pays_it_twice(

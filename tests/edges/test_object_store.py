@@ -37,7 +37,7 @@ def s3() -> Iterator[dict[str, Any]]:
     server.stop()
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.jsonl"])
 def test_s3_round_trip(name: str, s3: dict[str, Any]) -> None:
     """The output root of a real deployment."""

@@ -140,6 +140,7 @@ def test_list_is_sorted_and_goes_on_after_a_name(bucket: Bucket) -> None:
     assert list(bucket.names("nothing")) == []
 
 
+@pytest.mark.share(2)
 def test_large_object_goes_up_in_parts_and_comes_down_in_pieces(bucket: Bucket) -> None:
     version = bucket.upload("large", (LARGE[at : at + 300_000] for at in range(0, len(LARGE), 300_000)))
     with bucket.open("large", 12_345, version) as piece:

@@ -56,6 +56,7 @@ def test_every_row_is_answered_and_paid_once(keld: Keld, emulator: Emulator, pee
 # --- a create: lost, late, doubled ------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("do", ["drop_before", "drop_after", "garbage"])
 def test_a_lost_create_is_sent_again_with_its_token_and_makes_one_job(keld: Keld, emulator: Emulator, do: str) -> None:
     fault(emulator, "create", do)
@@ -138,6 +139,7 @@ def test_a_job_that_never_began_costs_nothing_and_its_rows_are_asked_again(keld:
     assert ([batch.ended for batch in status.batches], status.reserved_usd) == (["expired", "completed"], 0)
 
 
+@pytest.mark.wide
 def test_a_job_that_may_not_read_its_bucket_is_sent_again_when_a_person_has_acted(keld: Keld, emulator: Emulator) -> None:
     """It fails minutes after its create was answered.  The rows are not at fault, and nothing was paid."""
     fault(emulator, "life", "fail", message="The role arn:aws:iam::123456789012:role/x is not authorized to perform: s3:GetObject")

@@ -51,6 +51,7 @@ def fault(emulator: Emulator, at: str, do: str, provider: str, **more: Any) -> N
     emulator.faults({"rules": [{"at": at, "do": do, "match": {"provider": provider}, **more}]})
 
 
+@pytest.mark.wide
 def test_a_stalled_batch_of_one_cloud_is_rescued_at_another(open_keld: Callable[..., Keld], emulator: Emulator) -> None:
     """An incident has all of the first: its unpaid rows, and only these, go to the same model elsewhere, in time."""
     fault(emulator, "life", "stuck", "bedrock", done=0.25)

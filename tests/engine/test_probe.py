@@ -240,7 +240,7 @@ FOR_EVER = {
 }
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("lane", ["auto", "batch"])
 @pytest.mark.parametrize("state", FOR_EVER)
 def test_rows_behind_one_that_never_comes_back_are_in_time(

@@ -120,6 +120,7 @@ def test_a_stretch_runs_where_a_loop_runs_already(rows: Rows) -> None:
 # --- rate limits ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("limit", [{"requests_per_minute": 60}, {"tokens_per_minute": 20_000}], ids=str)
 def test_rate_limits_are_met_at_their_pace(
     open_emulator: Callable[..., Emulator], peer: Peer, tmp_path: Path, limit: dict[str, int]

@@ -155,6 +155,7 @@ class Moved:
         return self.emulator.now() + self.ahead
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     "told",
     [{"do": "drop_before"}, {"do": "status", "status": 429, "retry_after": 90}, {"do": "status", "status": 429, "after": True}],

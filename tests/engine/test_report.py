@@ -406,6 +406,7 @@ def test_without_an_audit_nothing_is_said_of_one() -> None:
     assert "What could still wait" not in page(company(jobs=3, days=3))
 
 
+@pytest.mark.share(5)
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"first": 3}', None])
 def test_what_is_no_result_of_an_audit_is_refused_before_a_page_is_written(ledger: Keld, tmp_path: Path, text: str | None) -> None:
     if text is not None:

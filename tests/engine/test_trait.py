@@ -62,6 +62,7 @@ def paths(emulator: Emulator, method: str = "GET") -> list[str]:
 # --- a create may be sent again -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("do", ["drop_before", "drop_after", "garbage"])
 def test_a_create_without_a_reply_is_sent_again_with_the_same_key(keld: Keld, emulator: Emulator, do: str) -> None:
     """Whether it was done or not, the second reply names the one batch: nothing has to be looked for."""
@@ -365,6 +366,7 @@ def test_the_rows_of_a_batch_that_expired_without_giving_anything_back_are_asked
 # --- a host without a window --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.wide
 def test_a_batch_that_never_expires_is_cancelled_for_the_deadline_only(keld: Keld, emulator: Emulator) -> None:
     """A day after the deadline, which nothing faster could keep."""
     fault(emulator, "life", "stuck", done=0.5, match=THERE, times=1)

@@ -95,6 +95,7 @@ def test_no_failure_path_tells_a_key_or_a_prompt(
     assert log.lines
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", PEERS)
 def test_no_exception_tells_a_key_or_a_prompt(keld: Keld, emulator: Emulator, canary: str, log: Listener, name: str) -> None:
     """Its whole traceback, causes and contexts with it, ends up in an orchestrator's log."""

@@ -188,6 +188,7 @@ def test_importing_does_not_bring_pandas_or_polars() -> None:
 # ---- what is wrong with a source
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     ("uri", "package", "extra"),
     [("s3://b/t.parquet", "s3fs", "s3"), ("gs://b/t.parquet", "gcsfs", "gcs"), ("az://b/t.parquet", "adlfs", "adlfs")],

@@ -227,6 +227,7 @@ def test_what_another_task_gave_may_be_any_term(worker: Worker, provider: Emulat
     assert "CANARY" not in sent.kept
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("given", "says"),
     [

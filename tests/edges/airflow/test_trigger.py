@@ -179,6 +179,7 @@ def test_a_provider_that_is_down_ends_no_wait(frozen: Emulator, open_keld_at: Ca
     poll_until_due(open_keld_at, frozen, twelve[1:2])
 
 
+@pytest.mark.wide
 def test_a_ledger_that_cannot_be_opened_ends_no_wait(frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]) -> None:
     """A database is restarted now and then."""
     tries: list[int] = []
@@ -362,6 +363,7 @@ def test_what_a_killed_task_asks_airflow_is_answered_on_the_triggerer_s_own_even
     asyncio.run(kill())
 
 
+@pytest.mark.wide
 def test_what_the_poller_asks_airflow_is_answered_on_the_triggerer_s_own_event_loop(
     frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]
 ) -> None:

@@ -48,6 +48,7 @@ def submitted(deployment: Deployment, partition: str = DAY, asset: str = "days")
     return run
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("kinds", "missing"),
     [

@@ -53,7 +53,7 @@ def test_a_limit_of_runs_with_a_tag_counts_no_hold_run(days: Deployment) -> None
     assert len(days.emulator.bill()) == ROWS * len(DAYS)
 
 
-@pytest.mark.share(2)
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "settings",
     [

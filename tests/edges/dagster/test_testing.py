@@ -92,6 +92,7 @@ def test_batch_that_expires_is_sent_again_and_no_row_is_paid_twice() -> None:
         assert len(done.job_runs[0].batches) == 2
 
 
+@pytest.mark.wide
 def test_batch_that_would_be_late_is_escalated_on_the_emulator_s_clock() -> None:
     with Emulator(latency_s=30 * 3600, frozen=True) as emulator:
         done = materialize([tickets, labels], partition_key=DAY, emulator=emulator)
