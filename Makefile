@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo airflow-demo unit test types versions older crash browser pictures map schedules adversary faults matrix prices decisions lint bench bench-full lock clean
+.PHONY: demo airflow-demo unit test wide types versions older crash browser pictures map schedules adversary faults matrix prices decisions lint bench bench-full lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -29,6 +29,9 @@ unit: .venv/ready  ## the tests without a server; under a minute
 test: .venv/ready  ## the fast suite
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto --dist loadgroup
 
+wide: .venv/ready  ## what the fast suite leaves out because it shows the same at another place, or larger; CI runs it after the fast suite
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto --dist loadgroup -m "wide and not slow and not browser"
+
 types: .venv/ready  ## mypy over users' files, against the built wheel; a minute
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m "slow or not slow" tests/edges/test_wheel.py
 
@@ -45,10 +48,10 @@ NAMES := $(patsubst tests/versions/requirements-%.txt,%,$(wildcard tests/version
 	touch $@
 
 .PRECIOUS: .venv/versions/%/ready  # else make would remove it, as a file on the way to another
-versions: $(NAMES:%=version-%)  ## the fast tests of each orchestrator with its oldest and its newest version, NAMES and TESTS of them; minutes
+versions: $(NAMES:%=version-%)  ## the fast and the wide tests of each orchestrator with its oldest and its newest version, NAMES and TESTS of them; minutes
 
 version-%: .venv/versions/%/ready
-	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) .venv/versions/$*/bin/python -m pytest -q -n $(CORES) --dist loadgroup $(or $(TESTS),tests/edges/$(firstword $(subst -, ,$*)))
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) .venv/versions/$*/bin/python -m pytest -q -n $(CORES) --dist loadgroup -m "not slow and not browser" $(or $(TESTS),tests/edges/$(firstword $(subst -, ,$*)))
 
 .venv/older/%/ready: tests/versions/older/%.txt | .venv/ready
 	.venv/bin/uv venv --quiet --clear --python 3.11 $(@D)
@@ -82,7 +85,7 @@ CORES := auto
 PLAYED := tests/adversary
 
 schedules: .venv/ready  ## N random schedules of workers that freeze and die, providers that break and clocks that jump; some 2 a second and core
-	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) KELD_SCHEDULES=$(N) KELD_SEED=$(SEED) $(PY) -m pytest -q -n $(CORES) -p tests.support.worker_schedule --show-capture=no -k no_schedule tests/chaos/test_schedule.py
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) KELD_SCHEDULES=$(N) KELD_SEED=$(SEED) $(PY) -m pytest -q -n $(CORES) -p tests.support.worker_schedule --show-capture=no -m "not slow" -k no_schedule tests/chaos/test_schedule.py
 
 adversary: .venv/ready  ## the table of what a gateway, a proxy or a host of the shape may do, then N random mixes of it; some 4 a second and core
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) KELD_MIXES=$(N) KELD_SEED=$(SEED) $(PY) -m pytest -q -n $(CORES) --show-capture=no -m "slow or not slow" $(PLAYED)

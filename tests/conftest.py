@@ -20,7 +20,7 @@ from hypothesis import settings
 
 from keld import Keld, Settings, http
 from keld.emulator import Emulator
-from tests.support import bill_check, shared_statements
+from tests.support import bill_check, shared_statements, short_waits
 from tests.support.ticket_job import Peer, anthropic, openai
 
 if TYPE_CHECKING:
@@ -203,6 +203,7 @@ def page(browser: "Browser", tmp_path: Path) -> "Iterator[Page]":
 def pytest_configure() -> None:
     bill_check.watch(pytest.MonkeyPatch())
     shared_statements.share(pytest.MonkeyPatch())
+    short_waits.shorten(pytest.MonkeyPatch())
     pytest.MonkeyPatch().setattr(http, "_PAUSES_S", (0, 0))  # a harmless call is tried again at once: no test sleeps
 
 
@@ -247,28 +248,56 @@ def pytest_xdist_auto_num_workers() -> int:
     return cores + 1
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves for the slow suite what only repeats: the same behaviour at a further provider or upon a further database.
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hands out the tests; None where `--dist` is another."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from tests.support.work_queue import WorkQueue  # not where xdist is missing
 
-    Of a test for each provider and each database the fast suite plays two of the four; where it is marked `by_turns`, one.  Which one, the
-    test's name decides: in a file of them, either provider and either database has its half.  `by_kinds`: see `_other_kinds`.
+    return WorkQueue(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out of the fast suite what only repeats: the same behaviour at a further provider or upon a further database.
+
+    Of a test for each provider and each database the fast suite plays one of the four, the wide one a second, the slow one the others; of a
+    test for each provider, or each database, the fast one plays one and the wide one the other: see `_turn`.  Where it is marked `by_turns`,
+    all but one is slow.  `by_kinds`: see `_other_kinds`; `share`: see `_other_cases`.
     What takes seconds by itself, `long`, begins first: at the end the other workers would wait for it.
     """
     parametrised = [item for item in items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
     for item in parametrised:
-        params = item.callspec.params
-        sides = {params[name] == other for name, other in _OTHERS if name in params}
-        left_out = set()
-        if item.get_closest_marker("by_turns") is not None:
-            left_out = {zlib.crc32(item.originalname.encode()) % 2 == 0}
-        if len(sides) > 1 or sides & left_out:
+        others = {item.callspec.params[name] == other for name, other in _OTHERS if name in item.callspec.params}
+        by_turns = item.get_closest_marker("by_turns") is not None
+        if len(others) > 1 or (by_turns and others - {_turn(item)}):
             item.add_marker(pytest.mark.slow)
+        elif others - {_turn(item)} and all(_is_shared(item, name) for name, _ in _OTHERS if name in item.callspec.params):
+            item.add_marker(pytest.mark.wide)
     for item in _other_kinds([item for item in parametrised if item.get_closest_marker("by_kinds") is not None]):
         item.add_marker(pytest.mark.slow)
+    for item in _other_cases([item for item in parametrised if item.get_closest_marker("share") is not None]):
+        item.add_marker(pytest.mark.wide)
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 _OTHERS = (("peer", anthropic), ("ledger_url", "postgres"))
+
+
+def _is_shared(item: pytest.Function, name: str) -> bool:
+    """True if the test has this parameter from the fixture of this file, not a list of kinds of its own."""
+    definitions = item._fixtureinfo.name2fixturedefs.get(name)
+    return definitions is not None and definitions[-1].baseid == "tests"
+
+
+def _turn(item: pytest.Function) -> bool:
+    """True if it is the turn of the other provider, and of the other database, in the fast suite.
+
+    The test's name decides, and where the other cases are in the wide suite, the place of its other parameters: either provider and either
+    database has half of the tests of a file, and half of the cases of a test.
+    """
+    by_name = item.get_closest_marker("by_turns") is not None
+    places = [] if by_name else [place for name, place in item.callspec.indices.items() if name not in dict(_OTHERS)]
+    return (zlib.crc32(item.originalname.encode()) + sum(places)) % 2 != 0
 
 
 def _other_kinds(items: list[pytest.Function]) -> Iterator[pytest.Function]:
@@ -291,6 +320,17 @@ def _other_kinds(items: list[pytest.Function]) -> Iterator[pytest.Function]:
     for item, test, place in places:
         if (place + seed) % min(3, len(cases[test])):
             yield item
+
+
+def _other_cases(items: list[pytest.Function]) -> Iterator[pytest.Function]:
+    """Of tests with many cases that go the same way, those that the fast suite leaves to the wide one: with `share(n)`, all but each nth."""
+    played: dict[str, int] = defaultdict(int)
+    for item in items:
+        if item.get_closest_marker("slow") is None and item.get_closest_marker("wide") is None:
+            test = item.nodeid.partition("[")[0]
+            if played[test] % item.get_closest_marker("share").args[0]:
+                yield item
+            played[test] += 1
 
 
 # --- the lines at the end of a test run --------------------------------------------------------------------------------

@@ -223,7 +223,7 @@ def explore(first: int, count: int, *, on_found: Callable[[Mix, Violation], None
 
 def shards() -> list[tuple[int, int]]:
     """(seed, count) of each shard of what the environment asks for: `KELD_MIXES` from `KELD_SEED` on; by default a few."""
-    total, first = int(os.environ.get("KELD_MIXES", "10")), int(os.environ.get("KELD_SEED", "1"))
+    total, first = int(os.environ.get("KELD_MIXES", "4")), int(os.environ.get("KELD_SEED", "1"))
     size = _SHARD if total >= 10 * _SHARD else max(10, total // 8)
     return [(first + n, min(size, total - n * size)) for n in range(-(-total // size))]
 

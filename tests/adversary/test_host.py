@@ -107,6 +107,7 @@ def test_every_habit_is_played_by_a_case_or_a_mix() -> None:
 # --- the proxy, before the emulator -------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "fault",
     [

@@ -20,6 +20,7 @@ def test_no_mix_loses_a_row_or_buys_one_twice_untold(seed: int, mixes: int, reco
         record_property(name, count)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "mix",
     [

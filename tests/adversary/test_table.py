@@ -30,6 +30,7 @@ def _marks(*, slow: bool) -> list[pytest.MarkDecorator]:
     return [pytest.mark.slow] if slow else []
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("case", "shape"), cases())
 def test_what_the_other_side_does_loses_no_row_and_buys_none_twice_untold(case: Case, shape: str) -> None:
     ended = played(case, shape)

@@ -179,6 +179,7 @@ def test_the_page_stands_alone_and_each_figure_has_its_table(log: Path, tmp_path
     assert text.count('class="figure week"') == text.count("<summary>In numbers</summary>") > 0
 
 
+@pytest.mark.wide
 def test_however_many_groups_and_files_there_are_the_page_is_below_300_kb(tmp_path: Path) -> None:
     """Names of a log have any length."""
     calls = [call for number in range(120) for call in month(1, days=8, groups={f"{number:03}-{'x' * 300}": conversations})]

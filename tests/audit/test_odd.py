@@ -118,6 +118,7 @@ SHAPES = {
 }  # fmt: skip
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_log_loses_no_call_token_or_cent_in_the_shape_that_others_give_it(shape: str, tmp_path: Path) -> None:
     audit = _read(tmp_path, SHAPES[shape])

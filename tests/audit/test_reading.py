@@ -157,6 +157,7 @@ def test_a_database_that_is_none_of_litellms_is_refused_without_its_password(pos
     assert "hunter2" not in str(unreachable.value)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "change", [lambda text: b"\xef\xbb\xbf" + text, lambda text: text.replace(b"\n", b"\r\n"), gzip.compress], ids=["bom", "crlf", "gz"]
 )

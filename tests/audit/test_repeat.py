@@ -45,6 +45,7 @@ def test_a_log_beside_its_packed_copy_its_links_and_under_two_names_is_counted_o
     assert "a.jsonl.gz: the same content as a.jsonl, which is counted once" in shown.get()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_of_one_id_are_one_call_where_files_overlap(name: str, tmp_path: Path) -> None:
     """As pages that were fetched twice, or a log that was copied while it grew."""

@@ -31,6 +31,7 @@ def _said(found: dict[str, Waits], verdict: Waits) -> set[str]:
     return {service for service, waits in found.items() if waits is verdict}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_with_all_the_evidence_every_verdict_is_right_and_what_looks_alike_is_asked(seed: int, tmp_path: Path) -> None:
     found = _verdicts(_audited(tmp_path, month(seed)))
@@ -39,6 +40,7 @@ def test_with_all_the_evidence_every_verdict_is_right_and_what_looks_alike_is_as
     assert _said(found, Waits.ASK) == UNDECIDED
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     ("without", "waiting"),
@@ -56,6 +58,7 @@ def test_what_a_log_lacks_costs_verdicts_and_never_makes_a_wrong_one(
     assert _said(found, Waits.YES) == waiting
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_log_of_whole_seconds_shows_no_closed_loop_and_decides_less(seed: int, tmp_path: Path) -> None:
     audit = _audited(tmp_path, whole_seconds(month(seed)))
@@ -94,6 +97,7 @@ def test_a_saturated_pool_and_a_nightly_job_with_peoples_ids_are_asked_about(see
     assert found == {"pool": Waits.ASK, "notices": Waits.ASK, "standup": Waits.NO}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_people_without_an_id_are_asked_about_whatever_looks_like_a_job(seed: int, tmp_path: Path) -> None:
     """A service that is maintained, or opens, at a fixed minute; another time zone and a scheduler's name; a pool that is full on two days."""
@@ -124,6 +128,7 @@ def test_a_few_stray_calls_make_no_long_log_of_a_short_one(stray: list[float], t
     assert audit.factor == 1
 
 
+@pytest.mark.wide
 def test_stray_calls_change_no_month(tmp_path: Path) -> None:
     calls = month(1)
     (tmp_path / "with").mkdir()
@@ -188,6 +193,7 @@ def test_a_month_has_thirty_nights_of_a_nightly_job(tmp_path: Path) -> None:
     assert _audited(tmp_path, month(1)).factor == pytest.approx(30 / 28, rel=0.005)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_people_without_an_id_are_asked_about_in_buckets_and_whole_seconds_too(seed: int, tmp_path: Path) -> None:
     calls = month(seed, groups=ANONYMOUS)
@@ -196,6 +202,7 @@ def test_people_without_an_id_are_asked_about_in_buckets_and_whole_seconds_too(s
     assert Waits.NO not in _verdicts(_audited(tmp_path, whole_seconds(calls))).values()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("workers", [4, 16])
 def test_a_long_run_that_keeps_a_time_and_is_worked_by_a_program_does_not_wait(workers: int, tmp_path: Path) -> None:
     """Unlike a hotline's hours: its calls follow each other, or are spread evenly."""

@@ -95,6 +95,7 @@ def prove(crash: BucketCrash, peer: Peer, scenario: str, point: str, nth: int = 
     crash.check(peer, scenario, follow(crash.keld, crash, SCENARIOS[scenario], peer, str(crash.sink)))
 
 
+@pytest.mark.share(5)
 @pytest.mark.parametrize(
     ("scenario", "point", "nth"), [pytest.param(*case, marks=() if n % 2 == 0 else pytest.mark.slow) for n, case in enumerate(STEPS)]
 )
@@ -102,11 +103,13 @@ def test_a_worker_killed_at_a_step_of_the_bucket_costs_nothing(crash: BucketCras
     prove(crash, openai, scenario, point, nth)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", [pytest.param(point, marks=() if n % 3 == 2 else pytest.mark.slow) for n, point in enumerate(DANGEROUS)])
 def test_a_worker_killed_around_a_create_costs_nothing_in_a_bucket(crash: BucketCrash, point: str) -> None:
     prove(crash, openai, "plain", point)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("point", "nth"), [("object.get.send", 1), ("object.get.received", 2)])
 def test_a_worker_killed_as_it_fetches_what_another_one_left_costs_nothing(crash: BucketCrash, point: str, nth: int) -> None:
     """The one that made the files needs to fetch none."""
@@ -140,6 +143,7 @@ def test_a_store_that_fails_now_and_then_costs_nothing(crash: BucketCrash) -> No
 # --- no file in common --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize(
     ("scenario", "point"), [pytest.param(*case, marks=() if n % 5 == 0 else pytest.mark.slow) for n, case in enumerate(STATES)]
 )

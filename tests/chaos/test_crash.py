@@ -6,7 +6,7 @@ The traps are those of docs/notes/providers.md.
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -182,17 +182,27 @@ def points_of(peer: Peer) -> list[tuple[str, str]]:
 _ALL = [(peer, *at) for peer in KILLED_AT for at in points_of(peer)]
 
 
-def _is_fast(n: int, peer: Peer, scenario: str, point: str) -> bool:
+def _is_played(n: int, peer: Peer, scenario: str, point: str) -> bool:
     """Every point around a create and a share of the others at two kinds, and around a plain create at each; `make crash` takes them all."""
     if peer in (openai, anthropic):
         return point in DANGEROUS or n % 8 == 0
     return point in DANGEROUS and scenario == "plain"
 
 
-CASES = [
-    pytest.param(*case, id=f"{case[0].name}-{case[1]}-{case[2]}", marks=() if _is_fast(n, *case) else pytest.mark.slow)
-    for n, case in enumerate(_ALL)
-]
+def _suites() -> Iterator[tuple[pytest.MarkDecorator, ...]]:
+    """The suite of each of `_ALL`: of the share that CI plays, the fast one has each point once and a create without a reply at each kind."""
+    seen: set[str] = set()
+    for n, (peer, scenario, point) in enumerate(_ALL):
+        if not _is_played(n, peer, scenario, point):
+            yield (pytest.mark.slow,)
+        elif point in seen and (scenario, point) != ("plain", "create.received"):
+            yield (pytest.mark.wide,)
+        else:
+            seen.add(point)
+            yield ()
+
+
+CASES = [pytest.param(*case, id=f"{case[0].name}-{case[1]}-{case[2]}", marks=marks) for case, marks in zip(_ALL, _suites(), strict=True)]
 
 
 # Killed before its create is sent; where the list of batches proves nothing, the rows are quarantined.
@@ -336,6 +346,7 @@ def test_a_worker_killed_anywhere_costs_no_row_and_no_cent(crash: Crash, peer: P
     prove(crash, peer, scenario, point)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("scenario", "point"), UNSENT)
 def test_rows_of_a_worker_killed_before_its_create_are_quarantined_where_no_list_shows_all_batches(
     crash: Crash, scenario: str, point: str
@@ -349,6 +360,7 @@ def test_rows_of_a_worker_killed_before_its_create_are_quarantined_where_no_list
     crash.check_output(6)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("peer", every_kind("escalated"))
 @pytest.mark.parametrize(
     "point", ["ledger.staged.after", "ledger.sending.after", "ledger.created.after", "ledger.ended.before", "collect.done"]
@@ -375,6 +387,7 @@ def test_a_kill_shows_a_bug_that_buys_twice(
         crash.check(peer, scenario, follow(crash.keld, crash, SCENARIOS[scenario], peer, str(crash.sink)))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", DANGEROUS)
 @pytest.mark.parametrize("scenario", ["plain"])
 def test_a_worker_killed_around_a_create_costs_nothing_on_postgres(
@@ -402,6 +415,7 @@ def upon_postgres(crash: Crash, request: pytest.FixtureRequest) -> None:
     request.addfinalizer(crash.keld.close)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("peer", "second"), MENDING)
 @pytest.mark.parametrize("first", ["create.received", "ledger.outcome_lost.before"])
 def test_a_worker_killed_twice_costs_nothing(crash: Crash, peer: Peer, first: str, second: str) -> None:
@@ -464,6 +478,7 @@ def test_the_lease_of_a_dead_worker_is_not_waited_for(crash: Crash) -> None:
     assert "outcome_lost" in ledger_dump(crash.keld.ledger_url)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("peer", every_kind("plain"))
 @pytest.mark.parametrize("scenario", ["plain", "primed"])
 @pytest.mark.parametrize("point", ["create.send", "create.received", "ledger.collected.before"])

@@ -96,6 +96,7 @@ def play(crash: Crash, seed: int, request: pytest.FixtureRequest) -> None:
     crash.check(peer, scenario, follow(crash.keld, crash, SCENARIOS[scenario], peer, str(crash.sink)), deaths=max(1, deaths))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_worker_killed_at_any_instant_costs_no_row_and_no_cent(
     open_crash: Callable[[], Crash], seed: int, request: pytest.FixtureRequest
@@ -104,6 +105,7 @@ def test_a_worker_killed_at_any_instant_costs_no_row_and_no_cent(
     play(open_crash(), seed, request)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("seed", [pytest.param(_FIRST + n, marks=() if n < 1 else pytest.mark.slow) for n in range(_COUNT)])
 def test_a_worker_killed_at_any_instant_costs_nothing_with_staging_in_a_bucket(
     open_crash: Callable[..., Crash], seed: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

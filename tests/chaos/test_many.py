@@ -166,6 +166,7 @@ def gather(crowd: Crowd, *, runs: int, sensors: int, workers: int, seed: int = 0
         crowd.start_worker(random.Random(seed + n).sample(run_ids, len(run_ids)))
 
 
+@pytest.mark.wide
 def test_a_few_at_once_pay_each_row_once(open_crowd: Crowd) -> None:
     gather(open_crowd, runs=6, sensors=1, workers=3)
     open_crowd.start_command_line()
@@ -324,6 +325,7 @@ def stage(open_emulator: Callable[..., Emulator], tmp_path: Path, request: pytes
             one.process.kill()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", DANGEROUS)
 def test_a_worker_that_wakes_after_its_lease_changes_nothing(stage: Stage, peer: Peer, point: str) -> None:
     """It believes that it still holds the job run; its epoch does not."""
@@ -460,6 +462,7 @@ WRITES = (
 )
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("room", [0, 1, 2, 4])
 def test_a_full_disk_under_the_ledger_is_told_and_the_run_goes_on_when_there_is_room(
     stage: Stage, disk: Disk, peer: Peer, room: int
@@ -474,6 +477,7 @@ def test_a_full_disk_under_the_ledger_is_told_and_the_run_goes_on_when_there_is_
     stage.check(peer, WIDE, stage.finish(peer, WIDE))
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("point", sometimes(WRITES, "ledger.sending.before", "create.received", "ledger.collected.before"))
 def test_a_ledger_that_turns_read_only_anywhere_costs_no_row_and_no_cent(
     stage: Stage, disk: Disk, peer: Peer, point: str, monkeypatch: pytest.MonkeyPatch
@@ -613,6 +617,7 @@ class Once:
 AROUND = sometimes((*WRITES, "ledger.sending.after"), "ledger.sending.after", "create.received")
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", AROUND)
 def test_a_database_server_that_restarts_costs_no_row_and_no_cent(
     upon_postgres: Stage, cluster: Cluster, peer: Peer, point: str, monkeypatch: pytest.MonkeyPatch
@@ -631,6 +636,7 @@ def test_a_database_server_that_restarts_costs_no_row_and_no_cent(
     stage.check(peer, PLAIN, status)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", AROUND)
 def test_a_database_server_that_is_down_is_told_and_costs_no_row_and_no_cent(
     upon_postgres: Stage, cluster: Cluster, peer: Peer, point: str, monkeypatch: pytest.MonkeyPatch
@@ -696,12 +702,14 @@ def prove_cut(stage: Stage, peer: Peer, nth: int, *, kept: bool) -> None:
     stage.check(peer, PLAIN, status)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("nth", sometimes(range(5, 122, 3), 8, 47, 80))
 def test_a_connection_cut_inside_a_transaction_costs_no_row_and_no_cent(upon_postgres: Stage, peer: Peer, nth: int) -> None:
     """It is rolled back, and told; the next start goes on."""
     prove_cut(upon_postgres, peer, nth, kept=False)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("nth", sometimes(range(1, 17), 1, 5, 7))
 def test_a_commit_whose_acknowledgement_is_lost_costs_no_row_and_no_cent(upon_postgres: Stage, peer: Peer, nth: int) -> None:
     """It is done, though we are told that it failed."""
@@ -711,6 +719,7 @@ def test_a_commit_whose_acknowledgement_is_lost_costs_no_row_and_no_cent(upon_po
 # --- another host -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("its_name", ["another", "the same"])
 def test_the_lease_of_another_hosts_worker_is_waited_for(
     stage: Stage, peer: Peer, ledger_url: str, monkeypatch: pytest.MonkeyPatch, its_name: str

@@ -45,6 +45,7 @@ def test_no_schedule_in_the_fast_lanes_loses_a_row_or_pays_it_twice(
         record_property(name, count)
 
 
+@pytest.mark.wide
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(("seed", "schedules"), [(seed, schedules // 2) for seed, schedules in SHARDS if seed % 3 == 0], ids=str)
 def test_no_schedule_at_the_clouds_loses_a_row_or_pays_it_twice(
@@ -55,6 +56,7 @@ def test_no_schedule_at_the_clouds_loses_a_row_or_pays_it_twice(
         record_property(name, count)
 
 
+@pytest.mark.wide
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("schedules", [4, pytest.param(400, marks=pytest.mark.slow)])
 def test_no_schedule_with_staging_in_a_bucket_loses_a_row_or_pays_it_twice(
@@ -212,6 +214,7 @@ def replay(peer: ticket_job.Peer, omens: list[dict[str, Any]]) -> None:
     schedule.teardown()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", MENDED)
 def test_what_was_found_stays_mended(name: str) -> None:
     replay(*MENDED[name])

@@ -121,6 +121,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("words", "said"), REFUSED.values(), ids=REFUSED)
 def test_what_is_refused_before_anything_is_sent_ends_with_2(emulator: Emulator, words: list[str], said: str) -> None:
     refused = _keld(*words)
@@ -151,6 +152,7 @@ def test_a_ledger_that_cannot_be_opened_ends_with_1(emulator: Emulator, words: l
     assert failed.stderr.startswith("LedgerError: ")
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     "words", [["status"], ["watch"], ["reconcile"], ["gc"], ["spend"], ["prices"], ["prices", "openai:gpt-5-mini"]], ids=" ".join
 )
@@ -196,6 +198,7 @@ ASKING = {
 }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("words", "said"), ASKING.items(), ids=ASKING)
 def test_a_command_that_asks_leaves_no_ledger_and_says_where_it_looked(emulator: Emulator, tmp_path: Path, words: str, said: str) -> None:
     """Typed in the wrong directory, a ledger without a job run would look as if the job runs were lost, and hide that the home is another one."""
@@ -493,6 +496,7 @@ def test_the_command_says_its_version(words: list[str]) -> None:
     assert ended.stdout == f"keld {keld.__version__}\n"
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_can_complete_the_commands(shell: str) -> None:
     """The script that `keld --install-completion` installs calls the command in this way."""

@@ -37,6 +37,7 @@ with emulated_provider(0) as provider:
 """
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=() if kind in ("bedrock", "gemini") else pytest.mark.slow) for kind in MODELS])
 def test_the_demos_jobs_run_at_each_kind(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KELD_DEMO_MODELS", MODELS[kind])

@@ -37,6 +37,7 @@ def s3() -> Iterator[dict[str, Any]]:
     server.stop()
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.jsonl"])
 def test_s3_round_trip(name: str, s3: dict[str, Any]) -> None:
     """The output root of a real deployment."""
@@ -48,6 +49,7 @@ def test_s3_round_trip(name: str, s3: dict[str, Any]) -> None:
     assert _rows(open_table(UPath(f"s3://bkt/{name[2:]}", **s3), reading=TYPED)) == ROWS
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("rows", [10, 30_000], ids=["one put", "multipart"])
 def test_s3_object_is_absent_or_complete(rows: int, s3: dict[str, Any]) -> None:
     """An object that appears on close must not appear on failure; nor may parts be left to be paid for."""

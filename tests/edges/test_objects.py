@@ -140,6 +140,7 @@ def test_list_is_sorted_and_goes_on_after_a_name(bucket: Bucket) -> None:
     assert list(bucket.names("nothing")) == []
 
 
+@pytest.mark.share(2)
 def test_large_object_goes_up_in_parts_and_comes_down_in_pieces(bucket: Bucket) -> None:
     version = bucket.upload("large", (LARGE[at : at + 300_000] for at in range(0, len(LARGE), 300_000)))
     with bucket.open("large", 12_345, version) as piece:
@@ -163,6 +164,7 @@ def test_an_empty_upload_is_an_object(bucket: Bucket) -> None:
         assert b"".join(piece.chunks) == b""
 
 
+@pytest.mark.share(2)
 def test_a_reader_never_mixes_two_versions(bucket: Bucket) -> None:
     """Bytes of two versions would be a result that nobody wrote."""
     version = bucket.upload("large", iter([LARGE]))
@@ -274,7 +276,7 @@ def test_a_redirect_to_another_host_takes_neither_the_signature_nor_an_object_th
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere, ThreadingHTTPServer(("127.0.0.1", 0), Redirects) as first:
         for server in (elsewhere, first):
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         keys = {"access_key_id": "k", "secret_access_key": "s", "region": "us-east-1"}
         bucket = Bucket.at("s3://bkt/x", {"endpoint": f"http://127.0.0.1:{first.server_port}", **keys}, call_s=5)
         calls: list[Callable[[], object]] = [

@@ -73,6 +73,7 @@ def newcomer(files: Path, tmp_path: Path, open_emulator: Callable[..., Emulator]
     sys.modules.pop("jobs", None)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     "page",
     [pytest.param(page, id=name(page), marks=pytest.mark.slow if page in SLOW else ()) for page in PAGES_TO_RUN if page != TUTORIAL],

@@ -143,6 +143,7 @@ def test_the_wheels_metadata_names_its_pythons_and_systems(wheel: Path) -> None:
     assert {"Operating System :: POSIX", "Typing :: Typed"} <= set(classifiers)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("words", [["-m", "keld", "--version"], ["-c", "import keld; print(keld.__version__)"]], ids=["command", "module"])
 def test_the_installed_wheel_says_its_version(installed: Path, words: list[str], tmp_path: Path) -> None:
     ended = subprocess.run(

@@ -41,6 +41,7 @@ def test_the_rows_of_a_stalled_provider_go_where_they_are_cheapest_in_time(keld:
     check_books(keld, emulator, status, table)
 
 
+@pytest.mark.wide
 def test_where_the_fast_lanes_of_the_stalled_provider_are_down_too_the_other_takes_over(keld: Keld, emulator: Emulator) -> None:
     """An incident has all of a provider: its rows go to the other one's, in time, and each is paid once."""
     fault(emulator, "life", "stuck", done=0.25, match=OPENAI)
@@ -53,6 +54,7 @@ def test_where_the_fast_lanes_of_the_stalled_provider_are_down_too_the_other_tak
     check_books(keld, emulator, status, table)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("do", [{"do": "drop_before"}, {"do": "status", "status": 503}], ids=lambda how: how["do"])
 def test_while_a_provider_cannot_be_reached_its_rows_are_bought_nowhere_else(keld: Keld, emulator: Emulator, do: dict[str, object]) -> None:
     """Nobody knows what it goes on answering, and bills: late is better than twice.  When it is back, it is asked at once."""
@@ -78,6 +80,7 @@ def test_while_a_provider_cannot_be_reached_its_rows_are_bought_nowhere_else(kel
     check_books(keld, emulator, status, table)
 
 
+@pytest.mark.wide
 def test_a_batch_that_heeds_no_cancel_does_not_cost_the_others_the_deadline(
     open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld], peer: Peer
 ) -> None:

@@ -56,6 +56,7 @@ def test_every_row_is_answered_and_paid_once(keld: Keld, emulator: Emulator, pee
 # --- a create: lost, late, doubled ------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("do", ["drop_before", "drop_after", "garbage"])
 def test_a_lost_create_is_sent_again_with_its_token_and_makes_one_job(keld: Keld, emulator: Emulator, do: str) -> None:
     fault(emulator, "create", do)
@@ -73,6 +74,7 @@ def test_a_create_that_stays_without_a_reply_is_found_by_its_name(keld: Keld, em
     assert "adopted" in events(keld, status)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("after_s", [1, 60, 299, 3_000])
 def test_a_create_that_lands_late_makes_no_second_job(keld: Keld, emulator: Emulator, after_s: int) -> None:
     """Its token is known by then; and after five minutes its signature has expired."""
@@ -137,6 +139,7 @@ def test_a_job_that_never_began_costs_nothing_and_its_rows_are_asked_again(keld:
     assert ([batch.ended for batch in status.batches], status.reserved_usd) == (["expired", "completed"], 0)
 
 
+@pytest.mark.wide
 def test_a_job_that_may_not_read_its_bucket_is_sent_again_when_a_person_has_acted(keld: Keld, emulator: Emulator) -> None:
     """It fails minutes after its create was answered.  The rows are not at fault, and nothing was paid."""
     fault(emulator, "life", "fail", message="The role arn:aws:iam::123456789012:role/x is not authorized to perform: s3:GetObject")
@@ -232,6 +235,7 @@ def test_a_model_that_is_not_ready_is_asked_later_and_one_that_failed_may_have_b
 # --- at two vendors ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("done", [0.0, 0.25])
 def test_a_job_that_stalls_at_bedrock_is_rescued_at_anthropic(
     open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch, done: float

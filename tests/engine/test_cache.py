@@ -220,6 +220,7 @@ def _as_read(kind: Any, body: dict[str, Any]) -> Any:
 ROWS = [b'"hello"', b'[{"role":"user","content":"hello"}]', b'[{"role":"system","content":"Own."},{"role":"user","content":"hello"}]']
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("prompt", ROWS, ids=["text", "messages", "own system message"])
 @pytest.mark.parametrize("ttl", [None, Ttl.MINUTES, Ttl.HOUR])
 def test_a_marked_request_is_one_of_the_sdks(prompt: bytes, ttl: Ttl | None) -> None:

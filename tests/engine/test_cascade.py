@@ -147,6 +147,7 @@ def wait(keld: Keld, emulator: Emulator, status: Status) -> Status:
     return status
 
 
+@pytest.mark.wide
 def test_a_hedged_batch_that_heeds_no_cancel_is_left_to_the_sweep_and_paid_twice_knowingly(keld: Keld, emulator: Emulator) -> None:
     emulator.faults(
         {"rules": [{"at": "life", "do": "stuck"}, {"at": "cancel", "do": "status", "status": 500, "times": None, "retry_after": 0.001}]}
@@ -159,6 +160,7 @@ def test_a_hedged_batch_that_heeds_no_cancel_is_left_to_the_sweep_and_paid_twice
     assert len(keld.ledger.orphans.of(status.id)) == 1
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", ["ledger.hedged.before", "ledger.hedged.after"])
 def test_a_worker_that_dies_while_it_hedges_leaves_one_orphan_at_most(
     keld: Keld, emulator: Emulator, point: str, monkeypatch: pytest.MonkeyPatch
@@ -189,6 +191,7 @@ def test_without_a_hedge_it_is_waited_for(keld: Keld, emulator: Emulator) -> Non
     assert [shard.lane for shard in keld.ledger.shards(status.id)] == ["batch"]
 
 
+@pytest.mark.wide
 def test_a_hedge_under_a_ceiling_counts_both(keld: Keld, emulator: Emulator, tmp_path: Path) -> None:
     emulator.faults(
         {"rules": [{"at": "life", "do": "stuck"}, {"at": "cancel", "do": "status", "status": 500, "times": None, "retry_after": 0.001}]}

@@ -51,6 +51,7 @@ def fault(emulator: Emulator, at: str, do: str, provider: str, **more: Any) -> N
     emulator.faults({"rules": [{"at": at, "do": do, "match": {"provider": provider}, **more}]})
 
 
+@pytest.mark.wide
 def test_a_stalled_batch_of_one_cloud_is_rescued_at_another(open_keld: Callable[..., Keld], emulator: Emulator) -> None:
     """An incident has all of the first: its unpaid rows, and only these, go to the same model elsewhere, in time."""
     fault(emulator, "life", "stuck", "bedrock", done=0.25)
@@ -73,6 +74,7 @@ def test_the_few_rows_that_one_cloud_failed_are_asked_where_any_number_is_taken(
     assert set(paid(emulator).values()) == {1}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("accounts", "model"),
     [
@@ -98,6 +100,7 @@ def test_two_accounts_of_one_kind_are_two_hosts(
     assert len(creates(emulator, vertex)) == 0
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("kind", "model"), [("gemini", gemini.model), ("azure", azure.model)])
 def test_two_accounts_at_one_address_keep_their_batches_apart(
     open_keld: Callable[..., Keld], emulator: Emulator, kind: str, model: str

@@ -70,6 +70,7 @@ def test_twins_are_rescued_once(keld: Keld, emulator: Emulator, peer: Peer) -> N
     check_books(keld, emulator, status, table)
 
 
+@pytest.mark.share(2)
 def test_three_changed_rows_of_a_hundred_pay_for_three(keld: Keld, emulator: Emulator, peer: Peer, lane: str) -> None:
     tell(keld, emulator, triage(peer, lane=lane), tickets(100))
     status = tell(keld, emulator, triage(peer, lane=lane), tickets(100, changed=[7, 50, 93]))
@@ -77,6 +78,7 @@ def test_three_changed_rows_of_a_hundred_pay_for_three(keld: Keld, emulator: Emu
     assert paid(emulator) == Counter({n: 2 if n in (7, 50, 93) else 1 for n in range(100)})
 
 
+@pytest.mark.wide
 def test_rows_that_were_rescued_are_not_asked_again_either(keld: Keld, emulator: Emulator, peer: Peer) -> None:
     """An answer is an answer, from whichever lane."""
     fault(emulator, "life", "stuck", done=0.5)

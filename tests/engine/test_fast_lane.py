@@ -135,6 +135,7 @@ def test_flex_without_capacity_waits_where_nothing_presses(keld: Keld, emulator:
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("limit", [{"requests_per_minute": 60}, {"tokens_per_minute": 20_000}], ids=str)
 def test_rate_limits_are_kept_and_all_rows_are_answered(
     open_emulator: Callable[..., Emulator],

@@ -38,6 +38,7 @@ def test_every_row_is_answered_and_bought_once_at_the_batch_price(keld: Keld, em
     assert all("/v1beta/files/" in path for path in removed), "the input, and no batch"
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("do", "terms", "bought", "sent"),
     [

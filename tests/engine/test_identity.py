@@ -28,6 +28,7 @@ def sent(keld: Keld, job: Job, table: Any = None, **who: Any) -> str:
     return status.id
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -22,6 +22,7 @@ def labels(keld: Keld, status: Status, prefix: str) -> list[Mapping[str, Any]]:
     return [{name.removeprefix(prefix): value for name, value in row.items()} for row in table.select(answers).to_pylist()]
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("terms", [{}, {"reuse": "never"}, {"reuse": "namespace"}], ids=str)
 def test_other_names_for_paid_answers_buy_nothing(keld: Keld, emulator: Emulator, terms: dict[str, Any]) -> None:
     """There and back, and with rows that share a prompt: each time the same answers."""

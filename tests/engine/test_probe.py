@@ -196,6 +196,7 @@ def test_whoever_wants_no_row_ahead_is_told_what_marks_would_cost(keld: Keld, em
 # --- when it is late --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.wide
 def test_a_first_row_that_does_not_come_back_leaves_time_for_all_the_others(
     open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld]
 ) -> None:
@@ -239,6 +240,7 @@ FOR_EVER = {
 }
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("lane", ["auto", "batch"])
 @pytest.mark.parametrize("state", FOR_EVER)
 def test_rows_behind_one_that_never_comes_back_are_in_time(

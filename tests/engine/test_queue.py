@@ -133,6 +133,7 @@ def test_in_the_fast_lanes_the_earlier_deadline_goes_first(keld: Keld, emulator:
     assert len(emulator.bill()) == 12
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("mine", "theirs", "waits"), [(1.5, 1.4, 1.4), (None, 9.0, 0.9)])
 def test_who_gives_way_does_so_only_while_there_is_time(
     keld: Keld, emulator: Emulator, mine: float | None, theirs: float, waits: float

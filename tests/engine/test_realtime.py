@@ -120,6 +120,7 @@ def test_a_stretch_runs_where_a_loop_runs_already(rows: Rows) -> None:
 # --- rate limits ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("limit", [{"requests_per_minute": 60}, {"tokens_per_minute": 20_000}], ids=str)
 def test_rate_limits_are_met_at_their_pace(
     open_emulator: Callable[..., Emulator], peer: Peer, tmp_path: Path, limit: dict[str, int]
@@ -342,6 +343,7 @@ def test_a_journal_has_one_worker(rows: Rows, emulator: Emulator) -> None:
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("nth", [1, 7])
 @pytest.mark.parametrize("point", ["realtime.send", "realtime.received", "realtime.journal"])
 def test_a_kill_costs_at_most_what_was_in_flight_and_it_is_counted(fast: Rows, emulator: Emulator, point: str, nth: int) -> None:
@@ -383,6 +385,7 @@ def test_marks_that_a_power_cut_took_lose_no_row(rows: Rows, emulator: Emulator)
     assert rows.paid(emulator) == once(range(6))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("action", "error"), [("enospc", OSError), ("raise", FailpointHit)])
 @pytest.mark.parametrize("point", ["realtime.send", "realtime.received", "realtime.journal"])
 def test_a_fault_of_ours_ends_the_stretch_and_the_next_one_goes_on(

@@ -155,6 +155,7 @@ class Moved:
         return self.emulator.now() + self.ahead
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     "told",
     [{"do": "drop_before"}, {"do": "status", "status": 429, "retry_after": 90}, {"do": "status", "status": 429, "after": True}],
@@ -194,6 +195,7 @@ def test_the_looks_for_a_lost_create_are_no_sooner_for_a_clock_that_is_set_back(
 # --- what a person sees meanwhile -------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("kind", ["openai", "mistral"])  # an SDK and our own calls; a list that is read and a mark that is looked up
 @pytest.mark.parametrize(
     ("what", "said"),

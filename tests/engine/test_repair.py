@@ -65,6 +65,7 @@ def test_an_answer_that_stays_invalid_is_asked_for_so_many_times_and_no_more(stu
     check_books(keld, emulator, status, tickets())
 
 
+@pytest.mark.share(2)
 def test_the_ceiling_holds_while_answers_are_asked_for_again(stubborn: Callable[..., Any], peer: Peer, lane: str) -> None:
     """A complaint makes a request longer; what does not fit is not asked, and told."""
     emulator, keld, _ = stubborn(dict.fromkeys(range(6), 99))
@@ -76,6 +77,7 @@ def test_the_ceiling_holds_while_answers_are_asked_for_again(stubborn: Callable[
     check_books(keld, emulator, status, tickets())
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("do", "outcome", "price"), [("refusal", "refused", 1), ("length", "invalid", 1), ("error", "errored", 0)])
 def test_what_no_second_request_would_change_is_not_asked_again(
     open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld], peer: Peer, lane: str, do: str, outcome: str, price: int

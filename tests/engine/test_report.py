@@ -246,6 +246,7 @@ def test_a_page_is_the_same_each_time_it_is_made() -> None:
     assert page(company(jobs=3, days=3)) == page(company(jobs=3, days=3))
 
 
+@pytest.mark.wide
 def test_however_large_the_ledger_is_the_page_is_below_300_kb() -> None:
     assert len(page(company(jobs=60, days=100, names="a_rather_long_name_of_a_job_of_some_team_{n:03}"), "job").encode()) < 300_000
 
@@ -405,6 +406,7 @@ def test_without_an_audit_nothing_is_said_of_one() -> None:
     assert "What could still wait" not in page(company(jobs=3, days=3))
 
 
+@pytest.mark.share(5)
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"first": 3}', None])
 def test_what_is_no_result_of_an_audit_is_refused_before_a_page_is_written(ledger: Keld, tmp_path: Path, text: str | None) -> None:
     if text is not None:
@@ -414,6 +416,7 @@ def test_what_is_no_result_of_an_audit_is_refused_before_a_page_is_written(ledge
     assert not (tmp_path / "keld.html").exists()
 
 
+@pytest.mark.wide
 def test_an_audit_may_assume_of_a_move_what_the_ledger_has_seen(ledger: Keld, tmp_path: Path) -> None:
     """Where the rules file says otherwise, that holds."""
     (tmp_path / "rules.toml").write_text("[priors]\ntwice = [1, 9]\n")

@@ -166,6 +166,7 @@ def test_embeddings_come_back_as_vectors_of_their_size(keld: Keld, emulator: Emu
 # --- the create -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     "do", [{"do": "drop_after"}, {"do": "status", "status": 502, "after": True}, {"do": "garbage", "after": True}], ids=str
 )
@@ -603,6 +604,7 @@ HARMLESS = [
 ]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("line", HARMLESS, ids=lambda line: "-".join(map(str, line.values())))
 def test_odd_lines_cost_no_row_its_answer(keld: Keld, emulator: Emulator, peer: Peer, line: dict[str, Any]) -> None:
     """Traps 12, 19, 23: what a result file may hold besides answers; the rows are in it, whole."""

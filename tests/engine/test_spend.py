@@ -399,6 +399,7 @@ def test_the_first_and_the_last_day_are_included(keld: Keld, emulator: Emulator)
     assert [keld.spend(since=since, until=until).total.job_runs for since, until, _ in spans] == [count for *_, count in spans]
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("options", [["--by", "modle"], ["--since", "yesterday"], ["--until", "2026-13-01"], ["--since", "9999999"]])
 def test_what_cannot_be_understood_is_refused(told: Callable[..., str], options: list[str]) -> None:
     assert options[0] in told(*options, code=2)

@@ -62,6 +62,7 @@ def paths(emulator: Emulator, method: str = "GET") -> list[str]:
 # --- a create may be sent again -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("do", ["drop_before", "drop_after", "garbage"])
 def test_a_create_without_a_reply_is_sent_again_with_the_same_key(keld: Keld, emulator: Emulator, do: str) -> None:
     """Whether it was done or not, the second reply names the one batch: nothing has to be looked for."""
@@ -124,6 +125,7 @@ def test_a_create_is_not_sent_again_by_a_clock_that_was_set_back(
     assert "adopted" in events(keld, status)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", ["create.send", "create.received", "create.replay.send", "create.replay.received"])
 def test_a_worker_that_dies_around_a_create_is_followed_by_one_that_sends_the_same(
     keld: Keld, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, point: str
@@ -364,6 +366,7 @@ def test_the_rows_of_a_batch_that_expired_without_giving_anything_back_are_asked
 # --- a host without a window --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.wide
 def test_a_batch_that_never_expires_is_cancelled_for_the_deadline_only(keld: Keld, emulator: Emulator) -> None:
     """A day after the deadline, which nothing faster could keep."""
     fault(emulator, "life", "stuck", done=0.5, match=THERE, times=1)

@@ -30,6 +30,7 @@ FAILING = [
 ]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("point", "action"), FAILING)
 def test_a_failing_disk_is_told_keeps_what_was_and_costs_nothing_twice(
     open_keld: Callable[..., Keld], emulator: Emulator, peer: Peer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, point: str, action: str

@@ -64,6 +64,7 @@ EITHER = [
 ]  # fmt: skip
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("peer", "quirks"), some((peer, quirks) for peer in (openai_peer, anthropic_peer) for quirks in EITHER))
 def test_an_odd_host_costs_no_row_and_no_second_purchase(open_desk: Callable[..., Desk], peer: Peer, quirks: tuple[str, ...]) -> None:
     """What a host of the shape leaves out, adds or spells its own way is no reason to lose or to pay."""
@@ -79,6 +80,7 @@ LISTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("how", "quirks"), some((how, quirks) for how in ("loses_create", "odd_create") for quirks in LISTS))
 def test_a_lost_create_is_found_in_an_odd_list(open_desk: Callable[..., Desk], quirks: tuple[str, ...], how: str) -> None:
     """Not found, it would be bought again; and a gateway may keep no metadata to find it by."""
@@ -89,6 +91,7 @@ def test_a_lost_create_is_found_in_an_odd_list(open_desk: Callable[..., Desk], q
     assert desk.paid() == Counter(dict.fromkeys(range(6), 1))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "quirks", [(), ("no_has_more",), ("endless_list",), ("millis",), ("no_time",), ("odd_ids",), ("ok_errors",)], ids="-".join
 )

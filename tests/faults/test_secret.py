@@ -69,6 +69,7 @@ def all_cases() -> Iterator[Any]:
             yield pytest.param(case, name, id=f"{case} - {name}", marks=() if fast else pytest.mark.slow)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("case", "name"), list(all_cases()))
 def test_no_failure_path_tells_a_key_or_a_prompt(
     open_emulator: Callable[..., Emulator],
@@ -94,6 +95,7 @@ def test_no_failure_path_tells_a_key_or_a_prompt(
     assert log.lines
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", PEERS)
 def test_no_exception_tells_a_key_or_a_prompt(keld: Keld, emulator: Emulator, canary: str, log: Listener, name: str) -> None:
     """Its whole traceback, causes and contexts with it, ends up in an orchestrator's log."""

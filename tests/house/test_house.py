@@ -120,6 +120,7 @@ def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
     assert _python(f"{code}print([name for name in {HEAVY!r} if name in sys.modules])").endswith("[]")
 
 
+@pytest.mark.share(5)
 @pytest.mark.parametrize("command", ["status", "status --json", "spend", "spend --by model --json", "cancel nothing"])
 def test_a_command_that_only_reads_the_ledger_loads_no_sdk_table_library_or_http_client(command: str, tmp_path: Path) -> None:
     """People type it many times a day, and schedulers call it; pyarrow, pandas and the SDKs are two seconds of every call."""

@@ -259,6 +259,7 @@ def test_rows_on_a_host_without_batches_are_answered_and_paid_once(mine: Keld, e
     assert mine.reconcile(["mine"]) == []
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("point", ["realtime.send", "realtime.received", "realtime.journal"])
 def test_a_worker_on_a_host_without_batches_is_killed_and_another_continues(emulator: Emulator, tmp_path: Path, point: str) -> None:
     """Only what was in flight at the kill may be paid twice, and it is counted."""
@@ -274,6 +275,7 @@ def test_a_worker_on_a_host_without_batches_is_killed_and_another_continues(emul
 # --- a kind of another package ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("point", ["create.send", "create.received", "download.chunk", "collect.done"])
 def test_a_worker_on_a_kind_of_another_package_is_killed_and_another_goes_on(
     open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, point: str

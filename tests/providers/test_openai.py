@@ -376,7 +376,7 @@ def host_that_says(status: int, body: bytes) -> Iterator[Provider]:
         do_POST = do_DELETE = do_GET
 
     with HTTPServer(("127.0.0.1", 0), Host) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         account = Account(kind="openai", base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key=lambda: "sk-1")
         provider = connect("openai", account)
         yield provider
@@ -415,7 +415,7 @@ def test_a_batch_at_another_host_names_no_organisation(monkeypatch: pytest.Monke
     monkeypatch.setenv("OPENAI_ORG_ID", "org-canary")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     with HTTPServer(("127.0.0.1", 0), Host) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         provider = connect("openai", Account(kind="openai", base_url=f"http://127.0.0.1:{server.server_port}/v1"))
         assert provider.newest() is None
         provider.close()

@@ -49,7 +49,7 @@ class Host:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        Thread(target=self._server.serve_forever, daemon=True).start()
+        Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def encrypt(self, folder: Path) -> Path:
         """Speaks TLS from now on; the certificate that a client must trust."""

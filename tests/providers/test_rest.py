@@ -149,7 +149,7 @@ def test_a_whole_url_is_asked_for_at_the_very_address_of_the_account(host: str) 
     except OSError:
         pytest.skip("this machine has no IPv6")
     with server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         asked = rest_at(f"http://{host}:{server.server_port}/v1", "any")
         asked.get("/jobs")
         asked.get("https://elsewhere.invalid/results?n=1")

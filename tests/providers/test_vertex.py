@@ -248,7 +248,7 @@ class TokenServer:
             def log_message(self, *_: Any) -> None: ...
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def credentials(self, folder: Path) -> Path:
         """The key file of a service account whose tokens are given here."""
@@ -326,6 +326,7 @@ def test_the_bucket_is_asked_with_the_same_token(open_emulator: Any, tmp_path: P
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("point", "model"),
     [

@@ -1,6 +1,6 @@
 """Forked command: what a user starts as `keld ...` or `python FILE`, in a process that is forked where everything is imported already.
 
-The seconds of imports are all that it leaves out; `tests/edges/test_cli.py` and `test_wheel.py` start the command itself.
+The seconds of imports, and of waits between two looks (`short_waits`), are all that it leaves out; `tests/edges/test_cli.py` and `test_wheel.py` start the command itself.
 """
 
 import os
@@ -9,7 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from keld.cli import main
+from tests.support import short_waits
 from tests.support.worker_process import server
 
 
@@ -33,6 +36,7 @@ def _run(words: Sequence[str], env: Mapping[str, str], folder: Path, said: Path)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
+    short_waits.shorten(pytest.MonkeyPatch())
     if words[0] == "keld":
         sys.argv = list(words)
         main()

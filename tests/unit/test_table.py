@@ -188,6 +188,7 @@ def test_importing_does_not_bring_pandas_or_polars() -> None:
 # ---- what is wrong with a source
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     ("uri", "package", "extra"),
     [("s3://b/t.parquet", "s3fs", "s3"), ("gs://b/t.parquet", "gcsfs", "gcs"), ("az://b/t.parquet", "adlfs", "adlfs")],
@@ -684,6 +685,7 @@ def test_row_groups_are_bounded(tmp_path: Path) -> None:
     assert max(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)) <= 131_072
 
 
+@pytest.mark.wide
 @pytest.mark.long
 def test_reading_a_million_rows_stays_flat(tmp_path: Path) -> None:
     """One row group of 400 MB; measured 150 MB with imports, against 487 MB with Arrow's defaults."""

@@ -81,6 +81,7 @@ def test_what_an_earlier_version_left_is_finished_and_spent_right(left: tuple[Ke
     assert (quarantined.answered, quarantined.quarantined) == (2, 4), "the twin of a quarantined row is quarantined"
 
 
+@pytest.mark.wide
 def test_what_an_earlier_version_answered_is_not_asked_again(left: tuple[Keld, Emulator]) -> None:
     keld, emulator = left
     for provider in PROVIDERS:

@@ -70,7 +70,7 @@ def test_the_demo_asks_a_locked_airflow_again_unless_that_might_start_a_run_twic
         def log_message(self, *_: Any) -> None: ...
 
     with HTTPServer(("127.0.0.1", 0), Locked) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         airflow = Airflow(tmp_path, tmp_path, {})
         airflow.url = f"http://127.0.0.1:{server.server_port}"
         if method == "POST":

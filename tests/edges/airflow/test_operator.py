@@ -90,6 +90,7 @@ def test_while_a_task_waits_people_see_where_it_stands(worker: Worker, provider:
     assert sent.shown["keld"]["job_run"] == sent.trigger["job_run"]
 
 
+@pytest.mark.wide
 def test_the_manifest_stays_under_two_kilobytes_and_counts_the_cost_exactly(worker: Worker, provider: Emulator, home: Keld) -> None:
     """It lies in Airflow's database for every partition there ever was; forty batches make it no longer."""
     table = [{"id": n, "body": f"ticket {n}"} for n in range(40)]
@@ -213,6 +214,7 @@ def test_a_region_of_a_mapped_task_has_an_asset_event_of_its_own(worker: Worker,
     assert [event["partition_key"] for event in ended.assets] == ["eu|2026-11-19"]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "nothing", [list, pa.table({}).to_pandas, lambda: pa.table({}), lambda: iter(())], ids=["list", "frame", "arrow", "iterator"]
 )
@@ -226,6 +228,7 @@ def test_a_day_without_rows_may_be_said_without_columns(worker: Worker, provider
     assert pa.unify_schemas([quiet, pq.read_schema(busy.manifest["sink"])]).field("id").type == pa.int64()
 
 
+@pytest.mark.share(2)
 @since("3.3")
 @pytest.mark.parametrize(
     ("run", "given", "keys"),
@@ -510,6 +513,7 @@ FOR_GOOD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("given", "run", "says"), FOR_GOOD)
 def test_what_no_retry_mends_fails_at_once_for_good(
     worker: Worker, provider: Emulator, given: dict[str, Any], run: dict[str, Any], says: str
@@ -899,6 +903,7 @@ def test_the_dag_that_airflow_stores_tells_no_prompt_of_a_job_and_reads_the_same
     assert [sign for sign in ("CANARY", " at 0x") if sign in str(stored)] == []
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("table", [pa.Table.from_pylist(ROWS).to_pandas(), ROWS], ids=["frame", "list"])
 def test_rows_that_another_task_gave_are_not_among_the_rendered_fields(worker: Worker, provider: Emulator, table: Any) -> None:
     """An XCom backend may keep them in a bucket; the rendered fields are in Airflow's database."""

@@ -171,6 +171,7 @@ def test_a_partition_is_the_text_that_a_template_gives_also_in_a_dag_with_native
     assert sent.task.job.tags == {"of": key}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("given", "key"),
     [
@@ -226,6 +227,7 @@ def test_what_another_task_gave_may_be_any_term(worker: Worker, provider: Emulat
     assert "CANARY" not in sent.kept
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -267,6 +269,7 @@ def test_a_rendered_term_that_is_not_valid_fails_the_task_for_good_and_nothing_i
     assert provider.requests() == []
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("changed", "bought"),
     [
@@ -352,6 +355,7 @@ def in_folder(folder: Path, **given: Any) -> Any:
     return dag
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("form", ["beside the Dag", "on the search path", "a path", "an absolute name", "a Dag that comes later", "mapped"])
 def test_a_prompt_may_be_in_a_file(worker: Worker, provider: Emulator, folder: Path, form: str) -> None:
     """It asks what the same text asks in the Dag; moving it to a file buys nothing."""
@@ -473,6 +477,7 @@ def test_a_task_defers_unless_somebody_has_said_otherwise(
     assert KeldJobSensor(task_id="collect", job_run="x", **asked).deferrable is deferrable
 
 
+@pytest.mark.wide
 def test_the_file_that_a_new_airflow_writes_makes_no_task_hold_its_slot(tmp_path: Path) -> None:
     """`default_deferrable = false` stands in it, by nobody's choice."""
     code = (

@@ -40,6 +40,7 @@ def operator(**given: Any) -> Any:
         return KeldBatchOperator(**{"task_id": "label", "job": job(), "source": lambda: ROWS, **given})
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_a_task_comes_to_its_end_in_one_call(emulator: Emulator, tmp_path: Path, deferrable: bool) -> None:
     from keld_airflow.testing import run_task
@@ -220,6 +221,7 @@ def run_recipe(place: Path, title: str) -> str:
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.wide
 @since("3.2")  # before, `DagBag` is in another module
 def test_the_recipe_of_the_guide_labels_a_day(tmp_path: Path) -> None:
     told = run_recipe(tmp_path, "test_ticket_labels.py")

@@ -116,6 +116,7 @@ def _dag_of(schedule: Any, task: Callable[[], Any]) -> tuple[Any, Any]:
     return dag, deserialised(serialised(dag))
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("provider_name", MODELS)
 @pytest.mark.parametrize(("timetable", "started"), RUNS)
 def test_a_deadline_counts_from_the_end_of_what_a_run_stands_for(

@@ -179,6 +179,7 @@ def test_a_provider_that_is_down_ends_no_wait(frozen: Emulator, open_keld_at: Ca
     poll_until_due(open_keld_at, frozen, twelve[1:2])
 
 
+@pytest.mark.wide
 def test_a_ledger_that_cannot_be_opened_ends_no_wait(frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]) -> None:
     """A database is restarted now and then."""
     tries: list[int] = []
@@ -199,6 +200,7 @@ def test_a_job_run_that_the_ledger_does_not_know_wakes_its_task_and_blinds_nobod
     poll_until_due(open_keld_at, frozen, ["0" * 32, *twelve[:3]])
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("status", "says"), [(401, "HTTP 401 .* Check the key"), (503, "HTTP 503 .* tried again later")], ids=["refused", "down"]
 )
@@ -231,6 +233,7 @@ def test_a_wait_tells_how_far_the_provider_is_when_something_has_changed_and_not
     assert len(set(told)) == len(told) <= 6 < len(turning.pauses)
 
 
+@pytest.mark.wide
 def test_another_obstacle_is_another_line(frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]) -> None:
     """A ledger that is away, and then a key that is refused, are two calls for two people."""
     fault(frozen, "any", "status", status=401, times=20)
@@ -301,6 +304,7 @@ def test_a_task_that_was_ended_by_hand_cancels_its_batch(worker: Worker, provide
     assert cancels(provider) == 1
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("state", ["deferred", "running", "queued", "scheduled", "up_for_retry", "restarting", None])
 def test_a_task_that_goes_on_keeps_its_batch(worker: Worker, provider: Emulator, state: str) -> None:
     """A triggerer that froze and lost it to another is told of a kill as well; so is the trigger of a task that was cleared."""
@@ -359,6 +363,7 @@ def test_what_a_killed_task_asks_airflow_is_answered_on_the_triggerer_s_own_even
     asyncio.run(kill())
 
 
+@pytest.mark.wide
 def test_what_the_poller_asks_airflow_is_answered_on_the_triggerer_s_own_event_loop(
     frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]
 ) -> None:

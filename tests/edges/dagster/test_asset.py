@@ -95,6 +95,7 @@ def test_checks_alone_send_nothing(keld_emulator: Emulator, tmp_path: Path) -> N
     assert len(keld_emulator.requests()) == before
 
 
+@pytest.mark.wide
 def test_checks_of_a_partition_alone_judge_that_partition(keld_emulator: Emulator, tmp_path: Path) -> None:
     """The youngest partition is fine, and says nothing of the one that a person asks about."""
     keld_emulator.faults({"rules": [{"at": "rows", "do": "refusal", "fraction": 0.5, "match": {"batch": 1}}]})

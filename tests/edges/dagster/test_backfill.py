@@ -11,24 +11,25 @@ from tests.edges.dagster.code_location import ROWS_A_DAY
 from tests.edges.dagster.conftest import LOCATION, Deployment, deployed
 
 WEEK = [f"2026-11-0{day}" for day in range(1, 8)]
+DAYS = WEEK[:4]  # twice as many as may run at a time
 CANARY = "canary-4711"  # in every prompt of `location.py`
 
 
 @pytest.mark.code_server
 def test_backfill_waits_without_a_slot_and_ends_completed_success(deployment: Deployment) -> None:
     """Dagster fails a backfill whose runs have all ended and that makes no progress; a run that waited would hold a slot for hours."""
-    backfill = deployment.backfill(WEEK, "tickets", "labels_batch", "labels", "report")
-    deployment.turn_until(lambda: deployment.materialized("labels_batch") == set(WEEK))
+    backfill = deployment.backfill(DAYS, "tickets", "labels_batch", "labels", "report")
+    deployment.turn_until(lambda: deployment.materialized("labels_batch") == set(DAYS))
     for _ in range(5):
         deployment.turn()
     assert deployment.status(backfill) == "REQUESTED"
     assert deployment.materialized("labels") == set()
-    assert deployment.holds() == ["QUEUED"] * 7
+    assert deployment.holds() == ["QUEUED"] * 4
     deployment.provider_ends()
     deployment.turn_until(lambda: deployment.status(backfill) != "REQUESTED")
     assert deployment.status(backfill) == "COMPLETED_SUCCESS"
-    assert deployment.materialized("labels") == deployment.materialized("report") == set(WEEK)
-    assert deployment.holds() == ["SUCCESS"] * 7
+    assert deployment.materialized("labels") == deployment.materialized("report") == set(DAYS)
+    assert deployment.holds() == ["SUCCESS"] * 4
 
 
 @pytest.mark.slow
@@ -76,6 +77,7 @@ def everything_dagster_stores(deployment: Deployment) -> str:
     return f"{events} {[run.tags for run in runs]} {deployment.ticks()}"
 
 
+@pytest.mark.wide
 def test_cancelled_backfill_cancels_at_the_provider(deployment: Deployment) -> None:
     """What nobody waits for any more should not go on costing."""
     backfill = deployment.backfill(WEEK[:2], "tickets", "labels_batch", "labels")
@@ -97,6 +99,7 @@ def test_terminated_hold_cancels_at_the_provider(deployment: Deployment) -> None
     deployment.turn_until(lambda: {batch["status"] for batch in deployment.emulator.batches()} <= {"cancelling", "cancelled"})
 
 
+@pytest.mark.wide
 def test_result_alone_submits_and_a_further_round_goes_on_under_the_same_hold(deployment: Deployment) -> None:
     """A collect run that sends unanswered rows again has no result to show yet; the backfill must not end before there is one."""
     deployment.emulator.faults({"rules": [{"at": "life", "do": "expire", "done": 0.4, "after_s": 3600}]})
@@ -115,6 +118,7 @@ def test_result_alone_submits_and_a_further_round_goes_on_under_the_same_hold(de
     assert len(deployment.emulator.bill()) == 5
 
 
+@pytest.mark.wide
 def test_batch_alone_is_collected_all_the_same(deployment: Deployment) -> None:
     """What was paid for is brought in, whoever asked; nothing is planned, so nothing is held."""
     deployment.launch(WEEK[0], "tickets", "labels_batch")
@@ -124,6 +128,7 @@ def test_batch_alone_is_collected_all_the_same(deployment: Deployment) -> None:
     deployment.turn_until(lambda: deployment.materialized("labels") == {WEEK[0]})
 
 
+@pytest.mark.wide
 def test_backfill_over_partitions_that_are_out_with_an_older_prompt_waits_for_the_answers_to_the_new_one(deployment: Deployment) -> None:
     """What is out is paid for and brought to its end; its rows answer another question than the one that is declared now."""
     older = Job(name="labels", key="ticket_id", prompt="Older: {body}", models="openai:gpt-5-mini")

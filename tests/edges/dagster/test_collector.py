@@ -48,6 +48,7 @@ def submitted(deployment: Deployment, partition: str = DAY, asset: str = "days")
     return run
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("kinds", "missing"),
     [
@@ -118,6 +119,7 @@ def test_a_deployment_without_hold_runs_collects_all_the_same(kinds: Deployment)
     assert len(kinds.emulator.bill()) == ROWS
 
 
+@pytest.mark.wide
 def test_a_sensor_that_is_stopped_is_told_where_a_person_looks_and_collects_when_it_is_started(kinds: Deployment) -> None:
     """A person stops it for an hour, and forgets it: the run is not refused, but says so, and so does the batch's page."""
     kinds.turn()

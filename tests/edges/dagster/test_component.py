@@ -256,6 +256,7 @@ def test_lone_brace_is_refused(text: str) -> None:
         template_of(text)
 
 
+@pytest.mark.wide
 def test_broken_package_stops_no_command_of_dg(tmp_path: Path) -> None:
     """`dg` imports our entry point in every project of the environment; what runs here is its own loading of all entry points."""
     for name in ("pandas", "pyarrow", "openai", "anthropic", "sqlalchemy", "httpx2", "upath", "numpy"):

@@ -187,6 +187,7 @@ FORMS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.share(5)
 @pytest.mark.parametrize("form", FORMS)
 def test_one_asset_of_a_multi_asset_is_a_source(form: str, keld_emulator: Emulator, tmp_path: Path) -> None:
     source, given = FORMS[form]

@@ -82,6 +82,7 @@ def test_wait_survives_its_tags() -> None:
 TABLE = pa.table({"id": [1, 2, 3], "body": ["a", "b", "c"]})
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("value", [TABLE, TABLE.to_reader(), TABLE.to_pandas(), pl.DataFrame({"id": [1, 2, 3], "body": ["a", "b", "c"]})])
 @pytest.mark.parametrize("wanted", [pa.Table, ds.Dataset, pd.DataFrame, pl.DataFrame])
 def test_parquet_io_manager_takes_any_table_and_gives_what_is_asked(value: Any, wanted: type[Any], tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def table(name: str, folder: Path) -> pa.Table:
     return deltalake.DeltaTable(folder / "delta" / "public" / "labels").to_pyarrow_table().sort_by("id")
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("name", "frame"), [("duckdb", "pandas"), ("duckdb, streamed", "reader"), ("delta", "pandas")])
 def test_two_partitions_go_through_the_io_managers_of_others(name: str, frame: Frame, keld_emulator: Emulator, tmp_path: Path) -> None:
     """Made as pandas makes frames, the first partition's table would take no decimal of the second, after its rows were paid."""
@@ -85,6 +86,7 @@ def test_two_partitions_go_through_the_io_managers_of_others(name: str, frame: F
     assert types["keld_cost_usd"] == pa.decimal128(18, 12)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", ["duckdb", "duckdb, streamed", "delta"])
 @pytest.mark.parametrize("selection", [None, ["labels_batch"]])
 def test_a_table_whose_partitions_cannot_be_told_apart_is_refused_before_anything_is_sent(
@@ -99,6 +101,7 @@ def test_a_table_whose_partitions_cannot_be_told_apart_is_refused_before_anythin
     assert keld_emulator.bill() == []
 
 
+@pytest.mark.share(2)
 @pytest.mark.skipif(dg.__version__.startswith("1.12."), reason="Dagster 1.12.0 loads a table by days in a step only, see docs/limits.md")
 @pytest.mark.parametrize(("expression", "rows"), [("day", 0), ("CAST(day AS TIMESTAMP)", 2)])
 def test_a_day_as_text_is_found_in_a_database_by_its_cast_and_an_empty_partition_is_warned_of(
@@ -125,6 +128,7 @@ def test_a_day_as_text_is_found_in_a_database_by_its_cast_and_an_empty_partition
     assert any("labels[2026-11-01]: the source has no rows for it" in message for message in log) == (rows == 0)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("frame", ["pandas", "reader"])
 def test_a_first_partition_without_rows_makes_its_table_with_the_types_of_the_later_ones(
     frame: Frame, keld_emulator: Emulator, tmp_path: Path

@@ -97,6 +97,7 @@ def labelled(source: Any, **given: Any) -> dg.AssetsDefinition:
     return build_batch_assets(Job(name="labels", key="id", prompt="{body}", models="openai:gpt-5-mini"), source=source, **given)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("source", ["stage/open", dg.AssetKey(["stage", "open"]), invoices.get_asset_spec(dg.AssetKey(["stage", "open"]))])
 def test_source_is_loaded_as_its_annotation_says_though_only_its_key_or_spec_is_given(source: Any, keld_emulator: Emulator) -> None:
     """YAML has nothing but the key, and an IO manager that takes one kind of frame refuses every other."""

@@ -58,6 +58,7 @@ def test_runs_on_this_host_share_a_ledger_that_is_a_file(keld_emulator: Emulator
     assert submitted(tmp_path)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("module", "name", "other"),
     [

@@ -42,6 +42,7 @@ def code_versions(deployment: Deployment) -> set[str]:
     }
 
 
+@pytest.mark.wide
 def test_backfill_of_source_and_result_waits_for_all_halves_of_a_day(deployment: Deployment, tmp_path: Path) -> None:
     """Every row is sent once, none is missing, and the backfill is honest to its end; then nothing of it is out of date."""
     chosen = {"tickets": (HALVES[0], HALVES[-1]), **dict.fromkeys(("labels_batch", "labels", "report"), (DAYS[0], DAYS[-1]))}

@@ -117,6 +117,7 @@ def test_rows_of_a_partition_are_those_that_dagster_shows(theirs: Any, ours: Any
             assert upstream_keys(mapping, theirs, ours, key, instance) == (rows, [])
 
 
+@pytest.mark.share(5)
 @cases("a day of a week", "a whole table", "every one, once", "a day for each region", "countries")
 def test_rows_of_the_mapped_partitions_are_loaded_in_order_and_bought_once(
     keld_emulator: Emulator, tmp_path: Path, theirs: Any, ours: Any, mapping: Any, key: str | None, rows: list[str]
@@ -203,6 +204,7 @@ def test_mapping_that_does_not_fit_is_refused_when_it_is_declared(theirs: Any, o
         build_batch_assets(job(), source=upstream(theirs), partitions_def=ours, partition_mapping=mapping)
 
 
+@pytest.mark.wide
 def test_mapping_may_come_with_the_source_or_from_the_translator_and_is_what_is_loaded(keld_emulator: Emulator, tmp_path: Path) -> None:
     shifted = dg.AssetDep("rows", partition_mapping=YESTERDAY)
 

@@ -20,6 +20,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.
         yield deployment
 
 
+@pytest.mark.wide
 def test_a_backfill_waits_for_the_row_ahead_and_for_those_behind_it(deployment: Deployment) -> None:
     """One row of twenty at the provider for an hour is what a person would take for a fault; what it saves is seen in the tokens."""
     backfill = deployment.backfill(DAYS, "tickets", "labels_batch", "labels")

@@ -109,6 +109,7 @@ def test_a_day_of_waiting_is_told_a_few_times_only(desk: Desk) -> None:
     assert 10 < times_told(desk, days=1) <= MOST
 
 
+@pytest.mark.wide
 def test_a_wait_of_weeks_is_told_of_to_its_end(desk: Desk) -> None:
     """Four times a day: who looks at it in the third week sees that it goes on."""
     before = times_told(desk, days=2)
@@ -119,6 +120,7 @@ def test_a_wait_of_weeks_is_told_of_to_its_end(desk: Desk) -> None:
     assert len(desk.told()) == before + 1
 
 
+@pytest.mark.wide
 def test_news_without_end_is_told_ever_more_rarely(desk: Desk) -> None:
     """A provider that is reached at every second look would fill the event log: 288 events of a partition a day."""
     assert MOST <= times_told(desk, days=4, flapping=True) <= MOST + 4 * 4

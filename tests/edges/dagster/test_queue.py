@@ -40,6 +40,7 @@ def limited(**more: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("settings", [limited(), limited(value={"applyLimitPerUniqueValue": True})], indirect=True)
 def test_a_limit_of_runs_with_a_tag_counts_no_hold_run(days: Deployment) -> None:
     """Dagster's queue counts a run as launched before it looks at its pool: two that wait would keep what collects them from ever starting."""
@@ -52,6 +53,7 @@ def test_a_limit_of_runs_with_a_tag_counts_no_hold_run(days: Deployment) -> None
     assert len(days.emulator.bill()) == ROWS * len(DAYS)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "settings",
     [
@@ -71,6 +73,7 @@ def test_a_queue_that_starts_runs_whose_pool_is_full_gets_no_hold_run_and_collec
     assert len(days.emulator.bill()) == ROWS
 
 
+@pytest.mark.wide
 def test_a_collect_run_has_the_tags_that_a_person_gave_the_run_that_sent(days: Deployment) -> None:
     """Its retries, its priority, its pod's memory; the hold run is last in the queue all the same."""
     own = {"dagster/max_retries": "3", "dagster/priority": "5", "dagster-k8s/config": "{}", "team": "support"}

@@ -46,6 +46,7 @@ def crowd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crowd]:
         yield Crowd(emulator, instance, keld)
 
 
+@pytest.mark.wide
 def test_tick_asks_no_more_of_the_databases_for_hundreds_of_waits_than_for_a_few(crowd: Crowd) -> None:
     """One query brings all hold runs, a few all job runs; a hundred batches are one call to the provider."""
     crowd.wait(10)
@@ -60,6 +61,7 @@ def test_tick_asks_no_more_of_the_databases_for_hundreds_of_waits_than_for_a_few
     assert (few.calls, many.calls) == ({"list": 1}, {"list": 3})
 
 
+@pytest.mark.wide
 def test_tick_without_time_still_gives_a_wait_its_turn_and_the_next_goes_on_behind_it(crowd: Crowd) -> None:
     """A machine that is slow is no machine that stands still."""
     crowd.wait(6)

@@ -12,6 +12,7 @@ QUOTED = f"Incorrect key Bearer {KEY} for prompt '{PROMPT} ticket 1'"
 DAY = "2026-11-01"
 
 
+@pytest.mark.wide
 def test_no_file_of_dagsters_tells_a_key_or_a_prompt(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its event log is read by everybody who may open the UI; a run that failed and one that did not, as bytes on the disk."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

@@ -94,6 +94,7 @@ def test_request_is_repeated_until_its_run_is_seen_and_stays_one_run(desk: Desk)
     assert desk.tick().run_requests == []
 
 
+@pytest.mark.wide
 def test_tick_asks_for_fifty_at_most_and_goes_on_with_the_rest(desk: Desk) -> None:
     """Dagster submits requests one by one; the cursor is where the next tick begins."""
     for n in range(52):

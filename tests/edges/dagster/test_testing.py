@@ -65,6 +65,7 @@ def test_fixture_is_found_and_has_the_bill(keld_emulator: Emulator) -> None:
     assert dict(os.environ) == before
 
 
+@pytest.mark.wide
 def test_several_partitions_of_one_call(keld_emulator: Emulator) -> None:
     done = materialize([tickets, labels, report], partition_key=[DAY, NEXT])
     assert done.asset_value("labels", NEXT)["body"][0] == f"ticket 0 of {NEXT}"
@@ -81,6 +82,7 @@ def test_refused_rows_fail_the_blocking_check_and_what_is_downstream_does_not_ru
         done.asset_value("report")
 
 
+@pytest.mark.wide
 def test_batch_that_expires_is_sent_again_and_no_row_is_paid_twice() -> None:
     with Emulator(latency_s=3600, frozen=True) as emulator:
         emulator.faults({"rules": [{"at": "life", "do": "expire", "done": 0.5, "after_s": 86_400, "times": 1}]})
@@ -90,6 +92,7 @@ def test_batch_that_expires_is_sent_again_and_no_row_is_paid_twice() -> None:
         assert len(done.job_runs[0].batches) == 2
 
 
+@pytest.mark.wide
 def test_batch_that_would_be_late_is_escalated_on_the_emulator_s_clock() -> None:
     with Emulator(latency_s=30 * 3600, frozen=True) as emulator:
         done = materialize([tickets, labels], partition_key=DAY, emulator=emulator)
@@ -97,6 +100,7 @@ def test_batch_that_would_be_late_is_escalated_on_the_emulator_s_clock() -> None
         assert {batch.lane for batch in done.job_runs[0].batches} > {"batch"}
 
 
+@pytest.mark.wide
 def test_chain_of_jobs_and_two_jobs_beside_each_other_come_to_their_end() -> None:
     """What needs both results runs when the second one is there."""
     urgency = build_batch_assets(job("urgency"), source=tickets)
@@ -154,6 +158,7 @@ def test_unpartitioned_assets_and_assets_without_keld() -> None:
     assert len(materialize([table]).runs) == 1
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("with_source", [True, False])
 def test_assets_that_are_loaded_with_a_key_prefix_are_materialised_under_it(keld_emulator: Emulator, with_source: bool) -> None:
     """Keys change after the declaration then: the batch was sent and paid, and the run ended with nothing materialised."""
@@ -170,6 +175,7 @@ def test_assets_that_are_loaded_with_a_key_prefix_are_materialised_under_it(keld
     assert (watched.result, watched.batch) == (dg.AssetKey(["team", "labels"]), dg.AssetKey(["team", "labels_batch"]))
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("bodies", "passed"), [([None, None], False), ([None, "x"], True), ([], True)])
 def test_partition_of_which_no_row_could_be_asked_warns_and_blocks_nothing(
     keld_emulator: Emulator, bodies: list[str | None], passed: bool
@@ -187,6 +193,7 @@ def test_partition_of_which_no_row_could_be_asked_warns_and_blocks_nothing(
     assert ("have no prompt" in (check.description or "")) is (None in bodies)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("persistent", [False, True])
 def test_nothing_is_said_of_a_sensor_since_the_call_itself_collects(persistent: bool, tmp_path: Path) -> None:
     """A warning that is wrong in every test is not read where it is right; and an instance on disk is a test's, too."""

@@ -93,6 +93,7 @@ def test_batch_and_result_launched_apart_are_both_out_of_date_when_the_prompt_ch
         assert project.stale(assets(replace(JOB, prompt="Better: {body}"))) == {"labels_batch": ["has a new code version"]}
 
 
+@pytest.mark.wide
 def test_result_that_is_written_again_leaves_what_is_downstream_up_to_date(project: Project) -> None:
     """The same job run has the same answers each time; a source with the same rows asks nothing new."""
     project.materialize(assets(), "labels")
@@ -101,6 +102,7 @@ def test_result_that_is_written_again_leaves_what_is_downstream_up_to_date(proje
     assert project.stale(assets()) == {}
 
 
+@pytest.mark.wide
 def test_changed_rows_show_as_out_of_date_until_they_are_asked(project: Project) -> None:
     rows["body"] = "letter"
     project.materialize(assets(), "tickets")
