@@ -1,4 +1,4 @@
-"""RowSet: some of a partition's rows, by their positions; one bit a row.
+"""Row_set: some of a partition's rows, by their positions; one bit a row.
 
 Beside the road, below `snapshot`: rows to ask again, rows that were answered before, rows that wait.  An array of positions takes 64 times as much.
 """
