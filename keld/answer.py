@@ -303,8 +303,9 @@ def _judge(
         wanting = sent.unsatisfied(answers) & np.array([outcome is Outcome.ANSWERED for outcome in outcomes])
         retryable = (np.array(retryable) | vain | wanting).tolist()
     others = [outcome for outcome in outcomes if outcome is not Outcome.ANSWERED]
-    tally.outcomes[Outcome.ANSWERED] += len(outcomes) - len(others)
     tally.outcomes.update(others)
+    if len(others) < len(outcomes):  # else it would be there with 0
+        tally.outcomes[Outcome.ANSWERED] += len(outcomes) - len(others)
     tally.retryable += sum(retryable)
     tally.cost_usd += Decimal(int(cost.sum())) / PICO
     tally.standard_usd += Decimal(int(standard.sum())) / PICO
