@@ -25,16 +25,17 @@ def finish(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> N
 
 def end(status: Status, as_json: bool) -> NoReturn:
     """Prints how a job run ended, and exits with the matching status."""
-    from keld.view import outcome_view
+    if as_json:
+        print_json(status.to_json())
+    else:
+        from keld.view import outcome_view
 
-    print_json(status.to_json()) if as_json else console().print(outcome_view(status))
+        console().print(outcome_view(status))
     sys.exit(Exit.OK if status.answered == status.rows else Exit.SOME_FAILED)
 
 
 def step(keld: Keld, status: Status, as_json: bool) -> Status:
     """The status of a job run that is over, after what is due now was done; exits if it is not over, with `WAITING` where it only waits."""
-    from keld.view import status_line
-
     try:
         status = keld.advance_until_waiting(status.id)
     except KeldError as problem:
@@ -45,6 +46,8 @@ def step(keld: Keld, status: Status, as_json: bool) -> Status:
         print_json(status.to_json())
     if status.problem is not None and status.problem_permanent:
         fail(f"{status.problem} Run the same command again when this is corrected.", Exit.ERROR)
+    from keld.view import status_line
+
     obstacle = "" if status.problem is None else f"{status.problem} "
     fail(f"{status_line(status)}. {obstacle}Run the same command again to continue.", Exit.WAITING)
 
