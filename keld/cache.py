@@ -37,11 +37,14 @@ rows of a job share one beginning anyway, and a provider works on a batch in no 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from hashlib import sha256
 from math import ceil
+
+import msgspec
+from msgspec.structs import replace
 
 from keld.price import Lane, Rates
 
@@ -80,8 +83,7 @@ class Caching:
     ttl: Mapping[Lane, Ttl]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cache:
+class Cache(msgspec.Struct, frozen=True, kw_only=True):
     """How the shared beginning of some requests is cached.
 
     Args:
@@ -117,8 +119,7 @@ class Cache:
 UNMARKED = Cache()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
+class Read(msgspec.Struct, frozen=True, kw_only=True):
     """What marked shards reported recently."""
 
     rows: int = 0

@@ -7,7 +7,8 @@ A prior weighs as much as fifty rows: one unusual row changes little, a whole pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 TOKENS_A_MESSAGE = 8  # the envelope around a message
 WORST_BYTES_A_TOKEN = 2  # UTF-8; never much less but for base64 (docs/notes/measurements.md)
@@ -17,8 +18,7 @@ _OUTPUT_TOKENS = {"object": 60.0, "text": 150.0, "embedding": 0.0}  # a row
 _PRIOR_ROWS = 50
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens a row is expected to take.
 
     Args:
@@ -40,8 +40,7 @@ class Estimate:
         return self.counted_rows > 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider reported of rows that it billed, summed."""
 
     rows: float = 0

@@ -9,10 +9,11 @@ reserved for a span, and the run ends itself when the span is used up (`runner/m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from itertools import pairwise
+
+import msgspec
 
 LEAST = timedelta(minutes=5)  # a run with less time than this would mostly be its own beginning and end
 _LONGEST = timedelta(days=1)  # of a run without a deadline
@@ -30,8 +31,7 @@ def usd_of(usd_an_hour: Decimal, span: timedelta | float) -> Decimal:
     return (usd_an_hour * Decimal(repr(seconds)) / 3600).quantize(PICO_USD)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuTime:
+class GpuTime(msgspec.Struct, frozen=True, kw_only=True):
     """The time of a host for some rows, and its price.
 
     Args:

@@ -16,6 +16,8 @@ from decimal import Decimal, InvalidOperation
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Required, TypedDict
 
+import msgspec
+
 from keld.errors import DeadlinePassed, InvalidJob, SchemaError
 from keld.instant import instant_or_span, span, utc
 
@@ -230,8 +232,7 @@ class JobTerms(TypedDict, total=False):
     output_prefix: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunTerms:
+class RunTerms(msgspec.Struct, frozen=True, kw_only=True):
     """The terms of a job that its job run keeps, for any worker that continues it.
 
     The ledger holds them as JSON, a key for each field; a field that is missing there has the job's own default.
@@ -255,7 +256,7 @@ class RunTerms:
     accept: str | None = None
     probe: bool = False
     hedge: bool = False
-    prices: dict[str, dict[str, str]] = field(default_factory=dict)
+    prices: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
 
     @property
     def any_lane(self) -> bool:

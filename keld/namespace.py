@@ -6,15 +6,14 @@ under the general default, are found there, and moved to the new namespace when 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from keld.ledger import JobRun, Ledger
 
 _DEFAULT = "default"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Namespace:
+class Namespace(msgspec.Struct, frozen=True, kw_only=True):
     """The name, and a second namespace whose job runs are also found; None: there is none."""
 
     name: str

@@ -15,10 +15,11 @@ kind of failure only: the text of obstore's own may quote an address with a sign
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 from urllib.parse import urlsplit
+
+import msgspec
 
 from keld.errors import InvalidJob
 
@@ -79,8 +80,7 @@ class Unreachable(ObjectError):
     """No reply, or a server error, at each try: repeat it later."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectInfo:
+class ObjectInfo(msgspec.Struct, frozen=True, kw_only=True):
     """An object as it is now; `version` (its ETag) is another one when its bytes change."""
 
     size_bytes: int
@@ -88,8 +88,7 @@ class ObjectInfo:
     modified_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectPiece:
+class ObjectPiece(msgspec.Struct, frozen=True, kw_only=True):
     """An object from some byte on, as a stream.
 
     Args:

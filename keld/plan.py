@@ -13,13 +13,13 @@ model and lane are evaluated with it and without it, and the better of both is t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from math import sqrt
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from keld.cache import UNMARKED, Cache, Ttl, without_mark
 from keld.deadline import flex_escalation_time, standard_escalation_time
@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from keld.size import Sizes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Work(msgspec.Struct, frozen=True, kw_only=True):
     """The size of what is to be asked: of a partition, or of one slice of it."""
 
     requests: int
@@ -119,8 +118,7 @@ def shared_texts(question: Question) -> tuple[str, ...]:
 _READ_PARAMS = ("tools", "functions", "system", "instructions")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ahead:
+class Ahead(msgspec.Struct, frozen=True, kw_only=True):
     """One row of a batch that is asked before the others, which wait for its end.
 
     Args:
@@ -132,8 +130,7 @@ class Ahead:
     worst_rates: Rates | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """One acceptable model in one lane, with what is known about it."""
 
     provider: str
@@ -186,8 +183,7 @@ class Candidate:
         return f"{self.provider}:{self.model} {self.lane.value}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate with its cost and time; costs are for all requests that are to be asked.
 
     `expected_usd` is the lane's own cost, `risk_usd` that of the rescue times the probability that it is needed; `chance` is the
@@ -226,8 +222,7 @@ class Option:
         return (self.expected_usd or Decimal(0)) + self.risk_usd
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """All options, the cheapest first, and which one is taken."""
 
     job: str
@@ -245,9 +240,9 @@ class Plan:
     probability: float
     lane: Lane | None = None  # the one the user demands
     most_rows: int | None = None  # of one shard, if the worst case of all rows together might exceed the ceiling
-    skipped: Mapping[str, int] = field(default_factory=dict)  # why rows cannot be asked, and how many for each reason
-    left_out: Mapping[str, str] = field(default_factory=dict)  # acceptable models that cannot be asked this question, and why
-    notes: Mapping[str, str] = field(default_factory=dict)  # by model: a remark on how it is asked
+    skipped: Mapping[str, int] = msgspec.field(default_factory=dict)  # why rows cannot be asked, and how many for each reason
+    left_out: Mapping[str, str] = msgspec.field(default_factory=dict)  # acceptable models that cannot be asked this question, and why
+    notes: Mapping[str, str] = msgspec.field(default_factory=dict)  # by model: a remark on how it is asked
     table_notes: tuple[str, ...] = ()  # how the table was read, if it does not say so itself
     reason: str = ""  # why the prompt cache is used as it is, and why a row goes ahead of the others, if one does
 
@@ -282,8 +277,7 @@ class Plan:
         return next((option for option in self.options if (option.provider, option.model, option.lane) == wanted), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constraints:
+class Constraints(msgspec.Struct, frozen=True, kw_only=True):
     """The constraints that the options must meet.
 
     Args:
@@ -300,7 +294,7 @@ class Constraints:
     probability: float = 0.99
     lane: Lane | None = None
     hedge: bool = False
-    speed: Speed = field(default_factory=Speed)
+    speed: Speed = msgspec.field(default_factory=Speed)
 
     def fits(self, worst_usd: Decimal | None) -> bool:
         return self.ceiling_usd is None or (worst_usd is not None and worst_usd <= self.ceiling_usd)
@@ -429,8 +423,7 @@ def _chance(candidate: Candidate, work: Work, constraints: Constraints, span: ti
             return sqrt(min(1.0, max(0.0, part))) * _SURE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rescue:
+class _Rescue(msgspec.Struct, frozen=True, kw_only=True):
     """A faster lane as the rescue of a slower one."""
 
     usd: Decimal  # its expected extra cost

@@ -8,11 +8,13 @@ Money is USD in `Decimal`, never `float`, and nothing is rounded here: inside a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import date
 from decimal import ROUND_CEILING, Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
 
 from keld.errors import InvalidJob
 
@@ -34,8 +36,7 @@ class Lane(StrEnum):
     STANDARD = "standard"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What one answer used.  `input_tokens` holds the cached and the cache-written ones, `output_tokens` the reasoning ones."""
 
     input_tokens: int = 0
@@ -45,8 +46,7 @@ class Usage:
     output_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bracket:
+class Bracket(msgspec.Struct, frozen=True, kw_only=True):
     """Rates in USD per million tokens for requests of more than `above` input tokens."""
 
     above: int
@@ -68,8 +68,7 @@ class Bracket:
         return replace(self, input=every, cache_write=max(write, every), cache_write_1h=max(write_1h, every))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
     """What a model costs in a lane on a day.  A request is priced whole in the highest bracket it reaches."""
 
     brackets: tuple[Bracket, ...]  # by `above`, the first at 0
@@ -147,8 +146,7 @@ class Rates:
         return total
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quote:
+class Quote(msgspec.Struct, frozen=True, kw_only=True):
     """One model in one lane; rates None: no list says what it costs there.  `provider` is the account's name."""
 
     provider: str

@@ -27,14 +27,15 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
+import msgspec
+
 from keld.errors import InvalidJob
 from keld.price import FINEST, KINDS, Bracket, Lane, Quote, Rates, bracket_of, pico
 
 _Brackets = dict[int, dict[str, Decimal]]  # by the number of input tokens they begin above, then by kind of token; the first at 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
     """Under which names a price list has an account's model, and what the account pays of its rates.
 
     Attributes:

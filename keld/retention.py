@@ -22,6 +22,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from keld.errors import UnknownJobRun
 from keld.failpoint import failpoint
 from keld.ledger import JobRun, Ledger
@@ -77,8 +79,7 @@ def remove(ledger: Ledger, staging: Staging, removal: Removal, now: datetime) ->
     return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Held:
+class _Held(msgspec.Struct, frozen=True, kw_only=True):
     """What staging has of one job run; `leftovers` are what dead workers left, as paths or as objects' names."""
 
     run_id: str

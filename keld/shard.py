@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from keld.size import Sizes
@@ -36,8 +37,7 @@ class Limits:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slice:
+class Slice(msgspec.Struct, frozen=True, kw_only=True):
     """Consecutive askable rows, positions `start` to `stop` exclusive, of which `requests` are asked, in `size_bytes`."""
 
     start: int

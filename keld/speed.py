@@ -8,12 +8,12 @@ get equal shares.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
+
+class Speed(msgspec.Struct, frozen=True, kw_only=True):
     """How fast the fast lanes of one account are, and the times before and after them.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -465,5 +466,7 @@ def to_json_value(value: Any) -> Any:
             return [to_json_value(item) for item in value]
         case msgspec.Struct():
             return to_json_value(msgspec.structs.asdict(value))
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return to_json_value(asdict(value))
         case _:
             return value

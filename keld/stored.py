@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import msgspec
+
 from keld import process
 from keld.errors import StagingError
 from keld.failpoint import failpoint
@@ -40,8 +42,7 @@ _SCRATCH = "keld-scratch-"
 RECORDS, MARKS = "w", "out"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredName:
+class StoredName(msgspec.Struct, frozen=True, kw_only=True):
     """The object that a file of a job run is, as the ledger names it."""
 
     object: str

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
 from datetime import timedelta
 from gc import set_threshold as collect_after
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,6 +108,8 @@ def plan(
     if as_json:
         print_json(made)
     else:
+        from msgspec.structs import replace
+
         from keld.view import plan_view
 
         console().print(plan_view(replace(made, table_notes=tuple(map(in_options, made.table_notes)))))

@@ -38,15 +38,10 @@ def looked_in(keld: Keld) -> str:
 
 
 def print_json(document: Any) -> None:
-    """Prints one JSON document; a dataclass is printed as its fields, also in a list."""
-    from dataclasses import asdict, is_dataclass
-
+    """Prints one JSON document; a noun is printed as its fields, also in a list."""
     from keld.status import to_json_value
 
-    def fields_of(value: Any) -> Any:
-        return to_json_value(asdict(value)) if is_dataclass(value) and not isinstance(value, type) else value
-
-    typer.echo(json.dumps([fields_of(one) for one in document] if isinstance(document, list) else fields_of(document), indent=2))
+    typer.echo(json.dumps(to_json_value(document), indent=2))
 
 
 def print_csv(rows: list[dict[str, Any]]) -> None:

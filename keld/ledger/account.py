@@ -6,9 +6,9 @@ Below `ledger`; `find_lost`, `sibling` and `orphan` of the runner read it before
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import msgspec
 import sqlalchemy as sa
 
 from keld.ledger import lookup
@@ -50,8 +50,7 @@ _UNSETTLED = [
 _SUSPECT = sa.union_all(_LATE, *_UNSETTLED)  # one query: each look at a job run begins with it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Suspect:
+class Suspect(msgspec.Struct, frozen=True, kw_only=True):
     """An account at which a create that is no longer waited for may still take effect, or did."""
 
     provider: str

@@ -5,9 +5,9 @@ Below `ledger`; `runner.queue` decides which goes first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import msgspec
 import sqlalchemy as sa
 
 from keld.ledger.database import Database
@@ -19,8 +19,7 @@ from keld.state import RunState, State
 _STALE = timedelta(minutes=5)  # a job run whose next look and lease are over for longer is not advanced by any worker
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueuedShard:
+class QueuedShard(msgspec.Struct, frozen=True, kw_only=True):
     """A shard that a full queue rejected, or that waits behind such shards, with what decides the order."""
 
     shard_id: str
@@ -34,8 +33,7 @@ class QueuedShard:
     deferred: bool = True  # False: it was rejected just now, and is first looked for at the provider
 
 
-@dataclass(frozen=True, slots=True)
-class Rival:
+class Rival(msgspec.Struct, frozen=True):
     """What another job run has in the fast lanes of an account: `rows` without an answer."""
 
     run_id: str

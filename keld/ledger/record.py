@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -79,8 +78,7 @@ class JobRun(msgspec.Struct, frozen=True, gc=False):
         return f"<JobRun {self.job}[{self.partition}] {self.state} {self.answered:,}/{self.rows:,} rows ${self.spent_usd:.4f}>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attachment:
+class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     """`holder` waits for a job run; `epoch` grows each time that it attaches."""
 
     run_id: str
@@ -180,8 +178,7 @@ class Shard(msgspec.Struct, frozen=True, gc=False):
         return f"<Shard {self.ordinal} {self.provider} {self.state} {self.batch_id or '-'} {count}>"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventRecord:
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     """An event: what happened to a job run, or to one of its shards."""
 
     id: int  # grows with each event

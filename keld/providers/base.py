@@ -106,8 +106,7 @@ class RemoteBatch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.state is BatchState.FAILED and any(code in NO_ACCESS for code, _ in self.errors)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a model can be asked a question.
 
     Args:
@@ -118,11 +117,10 @@ class Fit:
 
     obstacle: str | None = None
     note: str | None = None
-    not_in: Mapping[Lane, str] = field(default_factory=dict)
+    not_in: Mapping[Lane, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """One create: what is to be sent, and the mark that it carries."""
 
     key: str
@@ -133,13 +131,11 @@ class Submission:
     requests: int
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(msgspec.Struct, frozen=True):
     batch: RemoteBatch
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The create was refused.
 
     If something was sent this is no proof: a proxy may have answered so although the provider created the batch.
@@ -163,16 +159,14 @@ class Refused:
         return self.status is not None
 
 
-@dataclass(frozen=True, slots=True)
-class QueueFull:
+class QueueFull(msgspec.Struct, frozen=True):
     """Refused for now by a rate limit or a queue limit; `own` as in `Refused`."""
 
     retry_after_s: float | None
     own: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeUnknown:
+class OutcomeUnknown(msgspec.Struct, frozen=True):
     """It may or may not have been created."""
 
     reason: str
@@ -181,8 +175,7 @@ class OutcomeUnknown:
 CreateOutcome = Created | Refused | QueueFull | OutcomeUnknown
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
+class Quota(msgspec.Struct, frozen=True, kw_only=True):
     """How much of one of the account's rate limits is left, as a reply said."""
 
     limit: float
@@ -190,8 +183,7 @@ class Quota:
     reset_s: float  # seconds until all of it is available again
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class Load(msgspec.Struct, frozen=True, kw_only=True):
     """How busy an engine is, as it says itself."""
 
     running: float  # requests that it works on
@@ -199,36 +191,32 @@ class Load:
     cache_use: float | None = None  # of its key-value cache, 0..1; None: it does not say
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """One request of a fast lane that was answered (and paid) or permanently refused (and not paid); `line` is its line of the journal."""
 
     line: bytes
     answered: bool
     status: int
     code: str = ""
-    quotas: Mapping[str, Quota] = field(default_factory=dict)  # of `requests` and `tokens`, as far as the reply says
+    quotas: Mapping[str, Quota] = msgspec.field(default_factory=dict)  # of `requests` and `tokens`, as far as the reply says
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotNow:
+class NotNow(msgspec.Struct, frozen=True, kw_only=True):
     """Refused for now: nothing was done and nothing is paid."""
 
     why: str
     retry_after_s: float | None = None
-    quotas: Mapping[str, Quota] = field(default_factory=dict)
+    quotas: Mapping[str, Quota] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InDoubt:
+class InDoubt(msgspec.Struct, frozen=True, kw_only=True):
     """No readable reply: the request may have been answered and paid; `line` says so in the journal."""
 
     line: bytes
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Denied:
+class Denied(msgspec.Struct, frozen=True, kw_only=True):
     """The key, the project or the billing was refused, or the address redirects: this holds for every row, and nothing was done.
 
     Args:

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
+import msgspec
+
 from keld.errors import ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.providers.fault import Fault
@@ -35,8 +37,7 @@ _CUT_OFF, _STALLED, _SHORT = "it is larger than it can be", "it stalled", "it en
 _OVERLAP = 512  # bytes that are fetched twice: fewer than two of the shortest answers have, and enough for the id of one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultFile:
+class ResultFile(msgspec.Struct, frozen=True, kw_only=True):
     """One result file or object of a batch.
 
     Args:
@@ -62,8 +63,7 @@ class ResultFile:
         return self.lines is not None and _lines(part) >= self.lines
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """A result file from some byte on, as a stream.
 
     Args:

@@ -31,8 +31,7 @@ _BUCKET_CALL_S = 10.0
 _SHOWN = 5  # names in a finding, at most
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """The account that is examined.
 
     Args:

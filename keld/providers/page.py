@@ -8,9 +8,10 @@ so a list says whether it has proven that nothing is missing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import msgspec
 
 from keld.providers.base import RemoteBatch
 
@@ -21,8 +22,7 @@ _JITTER = timedelta(minutes=1)  # between the times of batches that were created
 _PAGES_MOST = 5_000  # of a list that never ends
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class Page(msgspec.Struct, frozen=True, kw_only=True):
     """One page of a list of batches.
 
     Args:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx2
+import msgspec
 
 from keld.cache import Caching, Ttl
 from keld.objects import Credentials
@@ -179,8 +180,7 @@ class Finds(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """What a transport needs to make the calls of one account."""
 
     account: Account
@@ -189,8 +189,7 @@ class Connection:
     patience: Patience
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """A request as it is about to be sent: what a signature covers.
 
     Args:

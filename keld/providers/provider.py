@@ -17,6 +17,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 
+from msgspec import structs
+
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
 from keld.patience import Patience
@@ -76,7 +78,7 @@ def rates_of(
     hour: Decimal | None = getattr(account, "gpu_hour_usd", None)
     if hour is not None and f"{name}:{model}" not in (own or {}):
         return by_the_hour(hour) if lane is Lane.STANDARD else None
-    listed = replace(preset_of(account.kind, name).listed(account, model), factor=Decimal(account.price_factor))
+    listed = structs.replace(preset_of(account.kind, name).listed(account, model), factor=Decimal(account.price_factor))
     return rates(price_list(name, account), model, lane, at, own, account=name, listed=listed)
 
 
@@ -347,7 +349,7 @@ class Provider:
             return [self._download(batch, file, into(n), most_bytes, again) for n, file in found]
 
     def _download(self, batch: RemoteBatch, file: ResultFile, path: Path, most_bytes: int, again: bool) -> Path:
-        sized = replace(file, size_bytes=self._batches.size_bytes(file)) if file.size_bytes is None else file
+        sized = structs.replace(file, size_bytes=self._batches.size_bytes(file)) if file.size_bytes is None else file
         return download(lambda start, validator: self._batches.fetch(batch, sized, start, validator), sized, path, most_bytes, again=again)
 
     def delete_input(self, input_ref: str) -> None:

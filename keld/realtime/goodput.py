@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from math import inf, sqrt
 from statistics import median
 
+import msgspec
+
 from keld.providers.base import Load, Quota
 
 _WINDOW_S = 2.0
@@ -45,8 +47,7 @@ class _Window:
     latencies: list[float] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(msgspec.Struct, frozen=True):
     """What a finished window showed."""
 
     at_once: float

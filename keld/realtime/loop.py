@@ -13,9 +13,11 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import assert_never
+
+import msgspec
+from msgspec.structs import replace
 
 from keld.failpoint import failpoint
 from keld.outcome import Outcome
@@ -40,8 +42,7 @@ _OF_A_ROW = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LAR
 _LOAD_EVERY_S = 2.0  # between two looks at how busy the engine is
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(msgspec.Struct, frozen=True):
     """One request: the rows that are asked together, and its body."""
 
     rows: tuple[Row, ...]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from keld.price import Lane
 
@@ -16,8 +17,7 @@ from keld.price import Lane
 _TIMEOUT_S = {Lane.FLEX: 900.0, Lane.STANDARD: 600.0}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The options of one realtime run.
 
     Args:
@@ -46,8 +46,7 @@ class Options:
         return self.timeout_s or _TIMEOUT_S[lane]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Time:
+class Time(msgspec.Struct, frozen=True, kw_only=True):
     """A clock in seconds that does not go backwards, and a way to sleep by it."""
 
     now: Callable[[], float] = time.monotonic

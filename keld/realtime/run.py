@@ -10,10 +10,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from keld.errors import InvalidJob, KeldError
@@ -39,8 +39,7 @@ log = logging.getLogger("keld")
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RealtimeRun:
+class RealtimeRun(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a realtime run.  Rows are counted over the whole journal, whichever run wrote them; the rest is of this run."""
 
     answered: int  # paid

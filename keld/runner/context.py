@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from keld import answer, snapshot
 from keld.answer import Sent
 from keld.cache import Ttl
@@ -56,8 +58,7 @@ class FastLanes(NamedTuple):
     rivals: list[Rival]
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(msgspec.Struct, frozen=True):
     """What all run contexts of one environment share."""
 
     ledger: Ledger
@@ -69,11 +70,15 @@ class Environment:
     flex: dict[Any, str | None] | None = None  # what `flex_of` has found in one look, likewise
     leads: dict[Any, timedelta] | None = None  # how long before a deadline rows must move on, likewise
     listed: Listed | None = None  # what the lists of accounts have just shown; None: they are to be read
-    inventories: Mapping[Account, Inventory] = field(default_factory=dict)  # of the accounts with creates that are not confirmed yet
-    staged: dict[str, tuple[int, int, int]] = field(
+    inventories: Mapping[Account, Inventory] = msgspec.field(
+        default_factory=dict
+    )  # of the accounts with creates that are not confirmed yet
+    staged: dict[str, tuple[int, int, int]] = msgspec.field(
         default_factory=dict
     )  # by shard, the input file that was written here and not uploaded yet
-    at_once: dict[tuple[str, str], int] = field(default_factory=dict)  # (host, model) -> the requests at once of the latest realtime run
+    at_once: dict[tuple[str, str], int] = msgspec.field(
+        default_factory=dict
+    )  # (host, model) -> the requests at once of the latest realtime run
 
     def rates(self, name: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None) -> Rates | None:
         """What a model, `account:model`, costs in a lane on the day of `at`; None if the price is unknown.

@@ -7,7 +7,6 @@ shard's directory says which rows are paid.  Any worker can continue a realtime 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
@@ -81,7 +80,7 @@ def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: da
             files.journal,
             apart=apart(earlier_answers(context, shard), positions) if provider.pack_of(encoder, Lane(shard.lane)).rows > 1 else (),
             should_stop=lambda: _should_stop(context, no_new_after) or (meter is not None and meter.is_used_up()),
-            options=replace(
+            options=structs.replace(
                 options,
                 patience_s=_PATIENCE_S if elsewhere else options.patience_s,
                 ends_in_s=None if meter is None else meter.left.total_seconds(),
@@ -141,9 +140,9 @@ def _options(context: RunContext, provider: Provider, question: Question, shard:
     if provider.traits.by_goodput:
         # The number at which the shard before settled, so that each shard does not begin with a ramp of its own.
         begin_with = context.environment.at_once.get((provider.host, shard.model)) or provider.slots() or _BEGIN_WITH
-        options = replace(options, begin_with=begin_with)
+        options = structs.replace(options, begin_with=begin_with)
     # The cache can be read once the first answer begins: rows sent together with the first would all write it.
-    return options if shard.cache_ttl is None else replace(options, alone_s=_ALONE_S)
+    return options if shard.cache_ttl is None else structs.replace(options, alone_s=_ALONE_S)
 
 
 def _after(context: RunContext, shard: Shard, ended: RealtimeRun) -> Shard:

@@ -6,11 +6,12 @@ A step of opening a job run, after `take`; every later round is `round`'s.  Noth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from keld.answer import answer_schema, same
 from keld.cascade import serialize_accept
@@ -34,8 +35,7 @@ from keld.staging import RunFiles
 from keld.table import ParquetSink
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class First:
+class First(msgspec.Struct, frozen=True, kw_only=True):
     """What the first round may ask, and which models.
 
     Args:

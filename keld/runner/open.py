@@ -7,10 +7,12 @@ as they are now, earlier answers are found, a model and a lane are chosen, and s
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import msgspec
+from msgspec.structs import replace
 
 from keld.errors import LedgerError, UnknownJobRun
 from keld.ledger import JobRun, Ledger
@@ -29,8 +31,7 @@ from keld.state import RunState
 from keld.table import Table, check_apart, open_table, try_sink
 
 
-@dataclass(frozen=True, slots=True)
-class Opener:
+class Opener(msgspec.Struct, frozen=True):
     """Opens the job runs of one namespace."""
 
     environment: Environment

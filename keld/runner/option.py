@@ -7,13 +7,14 @@ A step of the runner, and of the environment before it: the first plan of a job 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from keld import sample, snapshot
 from keld.cache import LEARN_FOR, UNMARKED, Cache, mark_of, prefix_of, unmarked
@@ -47,8 +48,7 @@ ENGINE_ROWS = 20_000
 PROBED = (1, 2)  # rows that go ahead of the others, and of a second attempt if the first was refused
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """The rows to ask, and the models that may be asked.
 
     Args:

@@ -10,10 +10,10 @@ the job allows that: one turnaround of waiting is enough.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from keld import snapshot
 from keld.answer import answer_schema, read_answers, same

@@ -7,9 +7,10 @@ the provider's list was read: once, if it has the provider's own format; as ofte
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import assert_never
+
+import msgspec
 
 from keld.errors import AccessRefused, KeldError, ProviderUnreachable
 from keld.ledger import RefusalReason, Shard, ShardError
@@ -23,8 +24,7 @@ from keld.staging import disk_errors, write_file
 from keld.state import Event
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """A refusal, as the shard keeps it in its `error`; the provider's free text is kept in the shard's files only."""
 
     code: str
@@ -92,7 +92,9 @@ def keep(context: RunContext, shard: Shard, outcome: Refused | QueueFull) -> tup
         context.files.keep(path)
     not_before = context.now() + context.settings.settle[0]
     facts: dict[str, object] = {"status": refusal.status, "code": refusal.code, "own": refusal.own}
-    return context.record(shard, Event.REFUSED, not_before=not_before, error=ShardError(**asdict(refusal)), facts=facts), refusal
+    return context.record(
+        shard, Event.REFUSED, not_before=not_before, error=ShardError(**msgspec.structs.asdict(refusal)), facts=facts
+    ), refusal
 
 
 def take_effect(context: RunContext, shard: Shard, refusal: Refusal) -> Shard:

@@ -7,12 +7,12 @@ held back, rows that failed, rows whose answer did not satisfy a cascade: all of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from keld import snapshot
 from keld.cascade import levels

@@ -12,13 +12,13 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import assert_never
 
 import msgspec
+from msgspec.structs import replace
 
 from keld import process
 from keld.errors import (

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
@@ -32,8 +33,7 @@ from keld.state import Event
 _BESIDE = timedelta(minutes=1)  # before and after the time that a create took
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
+class Inventory(msgspec.Struct, frozen=True):
     """The batches that the list of an account shows.
 
     Args:
@@ -67,8 +67,7 @@ class Inventory:
                 yield batch
 
 
-@dataclass(frozen=True, slots=True)
-class Siblings:
+class Siblings(msgspec.Struct, frozen=True):
     """Other batches than a shard's own: those with its mark, and those that may be of its create."""
 
     marked: tuple[RemoteBatch, ...]

@@ -7,9 +7,10 @@ error here is in the caller's arguments, and nothing was sent.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from keld.errors import InvalidJob
 from keld.identity import Identity, declared, key_of, name_of, question_of_job
@@ -20,8 +21,7 @@ from keld.reading import Reading
 from keld.request import fingerprint
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A job, its source and its sink, as a caller asks for them.
 
     Args:

@@ -7,7 +7,8 @@ answer; rows with the same prompt are asked once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from keld import snapshot
 from keld.duplicate import find_duplicates, write_duplicates
@@ -29,8 +30,7 @@ from keld.staging import RunFiles, disk_errors, write_file
 from keld.table import Table
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
     """A partition whose rows are in `files`, and the question about each."""
 
     job: Job
@@ -46,8 +46,7 @@ class Taken:
         self.files.keep(*written)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
+class Left(msgspec.Struct, frozen=True, kw_only=True):
     """The rows of a partition that are left to ask.
 
     Args:

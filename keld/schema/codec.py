@@ -3,7 +3,6 @@
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,8 +14,7 @@ from keld.schema.document import utf8
 from keld.schema.node import Array, Decoded
 
 
-@dataclass(frozen=True, slots=True)
-class Decoder:
+class Decoder(msgspec.Struct, frozen=True):
     """`decode(answer)`: one answer as `to_arrow` takes it.
 
     Takes the model's text; for an embedding its list of floats, that list as JSON text, or base64 of little-endian
@@ -29,8 +27,7 @@ class Decoder:
     decode: Callable[[str | bytes | Sequence[float]], Decoded]
 
 
-@dataclass(frozen=True, slots=True)
-class Codec:
+class Codec(msgspec.Struct, frozen=True):
     """The two ways between an answer and its columns."""
 
     decode: Callable[[str | bytes | Sequence[float]], Decoded]

@@ -5,7 +5,6 @@ Everything that msgspec cannot express becomes JSON text with a reader that chec
 
 import math
 import re
-from dataclasses import dataclass
 from functools import partial
 from types import GenericAlias
 from typing import Annotated, Any, Literal
@@ -49,8 +48,7 @@ _CHECKED = {
 _APPLIES_TO_SOME = frozenset[str]().union(*_CHECKED.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
+class Compiled(msgspec.Struct, frozen=True):
     properties: dict[str, Node]
     codec: Codec
     unchecked: list[str]

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from pydantic import TypeAdapter
 from rich.console import Console
 
@@ -100,7 +101,9 @@ def test_a_cold_batch_is_expected_to_read_nothing_and_a_warm_one_the_middle_of_w
     assert marked(CLAUDE, Lane.BATCH, _rates(), 20_000, Read()) == UNMARKED
     warm = marked(CLAUDE, Lane.BATCH, _rates(), 20_000, Read(), warm=True)
     assert (warm.ttl, warm.hits, warm.of(1).ttl) == (Ttl.HOUR, 0.64, Ttl.HOUR)
-    assert (warm.read(10_000, 2), replace(warm, warm=False).read(10_000, 2)) == (6_400, 3_200), "without it one of the two rows writes"
+    assert (warm.read(10_000, 2), structs.replace(warm, warm=False).read(10_000, 2)) == (6_400, 3_200), (
+        "without it one of the two rows writes"
+    )
 
 
 def test_what_cold_batches_reported_replaces_the_prior_of_cold_batches() -> None:
@@ -114,7 +117,7 @@ def test_what_cold_batches_reported_replaces_the_prior_of_cold_batches() -> None
 )
 def test_what_is_marked_is_expected_to_be_cheaper(hits: float, requests: int, cached: Decimal, write: Decimal) -> None:
     """And what is not marked would be dearer: nothing is left lying, and no premium is paid for a prefix that nobody reads again."""
-    found, work = _rates(cached=cached, write_1h=write), replace(WORK, requests=requests)
+    found, work = _rates(cached=cached, write_1h=write), structs.replace(WORK, requests=requests)
     seen = Read(rows=10**12, read_tokens=int(hits * 10**9), written_tokens=10**9 - int(hits * 10**9))
     mark = marked(CLAUDE, Lane.BATCH, found, work.shared_bytes, seen)
     of_it = Cache(ttl=Ttl.HOUR, hits=seen.read_tokens / 10**9, least_tokens=4_096, least_requests=1)
@@ -163,7 +166,7 @@ def test_of_a_cache_that_goes_by_itself_nothing_is_expected_before_it_was_seen()
 @given(requests=st.integers(1, 10**5), part=st.integers(0, 10**5), shared=st.integers(0, 10**5), ttl=st.sampled_from([None, *Ttl]))
 def test_the_parts_of_a_job_never_reserve_more_than_the_whole(requests: int, part: int, shared: int, ttl: Ttl | None) -> None:
     part = min(part, requests - 1)
-    whole = replace(WORK, requests=requests, prompt_bytes=100 * requests, shared_bytes=shared)
+    whole = structs.replace(WORK, requests=requests, prompt_bytes=100 * requests, shared_bytes=shared)
     mark = Cache(ttl=ttl, hits=0.6, least_tokens=1, least_requests=6)
     parts = [whole.of(n, 100 * n).worst_usd(_rates(), mark) for n in (part, requests - part) if n]
     assert sum(parts) <= whole.worst_usd(_rates(), mark)

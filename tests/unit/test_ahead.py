@@ -4,11 +4,11 @@ The list of these tests is, per million tokens in a batch: input 1, read from th
 standard lane, where a write for minutes costs 1.25 times the input.  A thousand rows of 100 tokens behind 5,500 that all of them share.
 """
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 
 from keld.cache import UNMARKED, Cache, Ttl
 from keld.plan import Ahead, Candidate, Constraints, Option, Work, choose, evaluate

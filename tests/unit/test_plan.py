@@ -1,7 +1,6 @@
 """The plan: the cheapest that fits, reckoned to the pico-dollar, or a refusal that says what would fit."""
 
 import re
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from keld.cache import UNMARKED, Cache, Ttl
 from keld.errors import CeilingTooLow, PriceUnknown
