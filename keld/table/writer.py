@@ -37,8 +37,6 @@ class ParquetWriter:
         self._held.append(batch)
         self._bytes += batch.nbytes
         self._rows += batch.num_rows
-        if self._bytes >= self._group_bytes // 4:
-            self._background.wait()  # else two whole groups would be in memory: most of what a run takes at its end
         if self._bytes >= self._group_bytes or self._rows >= _GROUP_ROWS:
             self._flush()
 
