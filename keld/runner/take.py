@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from keld import snapshot
+from keld import http, snapshot
 from keld.duplicate import find_duplicates, write_duplicates
 from keld.enrich import KELD_COLUMNS
 from keld.errors import InvalidJob
@@ -28,6 +28,8 @@ from keld.size import Sizes
 from keld.snapshot import Snapshot
 from keld.staging import RunFiles, disk_errors, write_file
 from keld.table import Table
+
+_MANY_ROWS = 10_000  # to keep them takes longer than to read the certificates
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +74,8 @@ def take(environment: Environment, asked: Submission, table: Table, files: RunFi
     for name in job.acceptable:
         account, _, model = name.partition(":")
         environment.provider(account).check(question, model, job.name)
+    if table.rows is None or table.rows > _MANY_ROWS:
+        http.begin_to_trust()
     with disk_errors(files.dir, "Nothing was sent."):
         rows = snapshot.take(job, table, files.snapshot, marks_cache(environment, job))
         write_file(files.question, [question.to_json()], "staging.question")
