@@ -7,7 +7,9 @@ The map of the house; the files in order are the way of the data.
     table/       partition in -> Arrow record batches; enriched rows -> partition out
     schema/      what an answer must look like: output type -> Arrow columns and a strict decoder
     value        what an Arrow value is in a prompt, a CSV cell, a line of JSON
-    request      row + prompt -> what is asked; the only maker and reader of custom_id; fingerprints
+    request      what is asked: the question all rows share; the only maker and reader of custom_id; fingerprints
+    escape       a column of values -> the insides of JSON strings
+    prompt       rows -> what each of them asks, as a fragment of JSON
     identity     whose job it is, what it asks and of which source
     row_set      some of a partition's rows, a bit each
     size         how many bytes the prompt of each row has, looked at block by block

@@ -11,11 +11,12 @@ from keld import Account
 from keld.emulator import Emulator
 from keld.job import Job
 from keld.patience import Patience
+from keld.prompt import renderer
 from keld.providers.account import TYPES
 from keld.providers.base import Created, RemoteBatch, Submission
 from keld.providers.provider import Provider, connect
 from keld.reply import Reply
-from keld.request import Question, renderer
+from keld.request import Question
 from keld.schema import output_schema
 from tests.support.ticket_job import Label, Peer
 
@@ -44,9 +45,9 @@ class Wire:
         shared = Question(**{"system": "Be brief.", "output": output_schema(Label).to_json(), "max_output_tokens": 256, **question})
         encoder = self.provider.encoder(shared, self.peer.model, nonce)
         rows = pa.record_batch({"n": list(range(len(prompts)))})
-        asked = [one.fragment or b"" for one in renderer(lambda _: prompts)(rows)]
+        asked = renderer(lambda _: prompts)(rows).fragments
         path = self.folder / f"{nonce}.jsonl"
-        path.write_bytes(b"".join(encoder.file([(np.arange(len(asked)), pa.array(asked, pa.large_binary()))])))
+        path.write_bytes(b"".join(encoder.file([(np.arange(len(asked)), asked)])))
         return path
 
     def submission(self, rows: int = 3, nonce: str = "a" * 10, **question: Any) -> Submission:

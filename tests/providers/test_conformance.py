@@ -307,7 +307,7 @@ def test_the_list_is_read_beyond_its_first_page(wire: Wire) -> None:
     made = [wire.create(1, nonce=f"batchno{n:03d}").id for n in range(5)]
     found = [batch.id for batch in wire.provider.batches(wire.emulator.now() - DAY)]
     assert sorted(found) == sorted(made)
-    assert (found == made[::-1]) is wire.peer.newest_first
+    assert not wire.peer.newest_first or found == made[::-1]  # without an order, ids that are drawn may by chance have this one
 
 
 def test_the_list_is_not_read_to_its_end_when_a_whole_page_is_too_old(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
