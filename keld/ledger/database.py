@@ -259,7 +259,8 @@ def _version(db: sa.Connection, there: set[str], where: str) -> int:
             f"The ledger at {where} is of version {found}; this Keld knows versions up to {NEWEST}. Nothing was changed or sent. "
             "A later Keld has changed it: install that version here, too, or use another KELD_LEDGER_URL."
         )
-    if missing := META.tables.keys() - there - made_later(found):
+    missing = META.tables.keys() - there - made_later(found)
+    if missing and (missing := missing - _tables(db)):  # looked up again: another worker may have upgraded it in between
         raise _incomplete(where, missing)
     return int(found)
 
