@@ -47,7 +47,7 @@ from keld.outcome import Outcome
 from keld.providers.kinds import preset_of
 from keld.providers.provider import Provider
 from keld.runner.finding import Verdict
-from keld.state import State
+from keld.state import RunState, State
 from tests.support import bill_check
 from tests.support.progress_wait import wait_while_it_moves
 from tests.support.ticket_job import Peer, anthropic, billed_usd, creates, openai
@@ -410,6 +410,7 @@ class Schedule(RuleBasedStateMachine):
         self.dead: list[Worker] = []
         self.seen: dict[Path, object] = {}
         self.quiet = True  # nobody broke or cancelled anything
+        self.unwritten: set[str] = set()  # partitions that were cancelled when only their output was still to be written
         self.late = False  # a create may land when it was sent again long since
         self.unproven: set[str] = set()  # what `keld reconcile` shows as perhaps ours, in the end
         self.broken = False
@@ -522,10 +523,12 @@ class Schedule(RuleBasedStateMachine):
     @rule(n=st.integers(0, 1), sure=st.integers(0, 2))
     def cancel(self, n: int, sure: int) -> None:
         """The user cancels; one time in three, or no schedule would come far."""
-        status = self.keld.find("echo", self._partition(n).key)
+        partition = self._partition(n)
+        status = self.keld.find("echo", partition.key)
         if status is not None and not sure:
             self.quiet = False
-            self.keld.cancel(status.id)
+            if self.keld.cancel(status.id).state is RunState.WRITING:
+                self.unwritten.add(partition.key)
 
     # -- at every step ------------------------------------------------------------------------------------------
 
@@ -705,6 +708,8 @@ class Schedule(RuleBasedStateMachine):
         return {purchase.ticket for purchase in self.world.purchases() if purchase.served and purchase.entry.batch_id not in orphans}
 
     def _check_output(self, partition: Partition) -> None:
+        if partition.key in self.unwritten and not partition.sink.exists():
+            return
         try:
             rows = pq.read_table(partition.sink)
         except (OSError, pa.ArrowException) as error:
