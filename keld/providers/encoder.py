@@ -75,7 +75,8 @@ class Encoder:
         comma, closing = rest.split(second)
         shape, rows = self._shape(), max(1, _PIECE_BYTES // self.overhead_bytes)
         join = None if shape is None else _joiner(comma, *shape)
-        yield opening
+        if opening:  # a file of one piece is written without a thread
+            yield opening
         skipped = len(comma)  # before the first line there is none
         for positions, fragments in blocks:
             for start in range(0, len(positions), rows):
@@ -83,7 +84,8 @@ class Encoder:
                 plain = join is not None and pc.all(pc.starts_with(asked, pattern='"')).as_py()
                 yield (join(here, asked) if join is not None and plain else self._lines(comma, here, asked))[skipped:]
                 skipped = 0
-        yield closing
+        if closing:
+            yield closing
 
     def _lines(self, comma: bytes, positions: NDArray[np.int64], fragments: pa.Array) -> memoryview:
         """The lines of some rows, made one by one, each after a comma."""

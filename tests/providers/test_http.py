@@ -310,3 +310,12 @@ def test_a_look_is_repeated_as_its_reply_asks(said: str, asked: int, monkeypatch
         with http.client(Patience()) as client, http.asking(Patience()):
             client.get(f"http://127.0.0.1:{listener.getsockname()[1]}/v1/batches")
     assert len(heard) == asked
+
+
+def test_certificates_are_read_once_and_anew_where_the_environment_names_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client of a sensor's tick read them again, 60 ms each; but a setting that is wrong must not be hidden by what was read before."""
+    first = http.trust()
+    assert http.trust() is first
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    with pytest.raises(ProviderUnreachable, match=r"SSL_CERT_FILE .*Nothing was sent"):
+        http.trust()
