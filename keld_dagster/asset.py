@@ -248,7 +248,7 @@ def _followers(context: dg.AssetExecutionContext, pair: Pair) -> tuple[dg.AssetK
     layer = context.job_def.asset_layer
     planned = set(context.run.asset_selection or layer.executable_asset_keys)  # empty for a job over all its assets
     # What a collect run has to leave to a later one is still to come.
-    planned |= {dg.AssetKey.from_user_string(key) for key in json.loads(context.run.tags.get(FOLLOWERS_TAG, "[]"))}
+    planned |= {dg.AssetKey.from_user_string(key) for key in json.loads(tag_of(context.run.tags, FOLLOWERS_TAG, "[]"))}
     found: dict[dg.AssetKey, None] = {}
     edge = [pair.result]
     while edge:
