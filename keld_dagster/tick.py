@@ -274,10 +274,14 @@ class Tick:
             latest = collects[0].dagster_run
             if not latest.is_finished or latest.is_complete_and_waiting_to_retry:
                 return False
+            if latest.run_id in known.materialized:
+                return True
             if latest.status is not dg.DagsterRunStatus.SUCCESS and not self._may_retry(pending, status, collects):
                 # The failed run shows the error; endless retries would hide it.
+                if latest.status is dg.DagsterRunStatus.CANCELED:
+                    return self._give_up(pending, status, f"its collect run {latest.run_id} was terminated", "when it is wanted,")
                 return self._give_up(pending, status, f"its collect run {latest.run_id} failed", "mend what its log says, then")
-            if latest.run_id in known.materialized or self._has_next_run(status):
+            if self._has_next_run(status):
                 return True
         if len(self.requests) < REQUESTS_A_TICK:
             missing = self._siblings.missing(pending, partition, known, self.requested)
