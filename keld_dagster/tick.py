@@ -80,6 +80,9 @@ class Tick:
     statuses: dict[str, Status] = field(default_factory=dict)  # by job run
     due: set[str] = field(default_factory=set)  # the job runs for which a collect run has something to do
     pending: dict[tuple[dg.AssetKey, str | None, str], PendingPartitions] = field(default_factory=dict)  # by asset, backfill, partition
+    submits: dict[tuple[dg.AssetKey, str], set[str]] = field(
+        default_factory=dict
+    )  # by asset and partition: several, if it was launched again
     unheld: dict[tuple[str, str], Status] = field(default_factory=dict)  # open job runs without a hold run, by job and partition
     requests: list[dg.RunRequest] = field(default_factory=list)
     requested: set[tuple[str, dg.AssetKey, str]] = field(default_factory=set)  # by submit run, asset, partition
@@ -137,6 +140,9 @@ class Tick:
         self.unheld = {(status.job, status.partition): status for status in alone}
         every = [item.pending for item in items if item.pending is not None]
         self.pending = {(one.asset, one.backfill, partition): one for one in every for partition in one.job_runs}
+        for one in every:
+            for partition in one.job_runs:
+                self.submits.setdefault((one.asset, partition), set()).add(one.id)
         return items + [_Alone(status) for status in alone]
 
     def _held(self) -> Iterator[Hold]:
@@ -259,9 +265,11 @@ class Tick:
         return not self.due.isdisjoint(pending.job_runs.values())
 
     def _collects(self, all_pending: Sequence[PendingPartitions]) -> CollectRuns:
-        """The collect runs of these, and of what their followers need besides."""
+        """The collect runs of these, of what their followers need besides, and of the same partitions launched again."""
         siblings = self._siblings
-        return collect_runs(self.context.instance, {one.id for pending in all_pending for one in (pending, *siblings.of(pending))})
+        submits = {one.id for pending in all_pending for one in (pending, *siblings.of(pending))}
+        again = (self.submits.get((pending.asset, partition), ()) for pending in all_pending for partition in pending.job_runs)
+        return collect_runs(self.context.instance, submits.union(*again))
 
     def _settle(self, pending: PendingPartitions, status: Status, known: CollectRuns, partition: str) -> bool:
         """True if a partition needs no further collect run; requests one if it is due."""
@@ -283,7 +291,7 @@ class Tick:
                 return self._give_up(pending, status, f"its collect run {latest.run_id} failed", "mend what its log says, then")
             if self._has_next_run(status):
                 return True
-        if len(self.requests) < REQUESTS_A_TICK:
+        if len(self.requests) < REQUESTS_A_TICK and not self._is_being_collected(pending, partition, known):
             missing = self._siblings.missing(pending, partition, known, self.requested)
             if missing is not None:
                 selection, config, problem = self._selection(pending, missing)
@@ -292,6 +300,16 @@ class Tick:
                     return self._give_up(pending, status, why, "with the config that it wants,")
                 self.requests.append(self._request(pending, status, len(collects), selection, config))
                 self.requested.add((pending.id, pending.asset, partition))
+        return False
+
+    def _is_being_collected(self, pending: PendingPartitions, partition: str, known: CollectRuns) -> bool:
+        """True while another run brings in the same partition, since a person launched it twice: most IO managers cannot write it twice at once."""
+        for submit_run in self.submits.get((pending.asset, partition), set()) - {pending.id}:
+            if (submit_run, pending.asset, partition) in self.requested:
+                return True
+            latest = next((record.dagster_run for record in known.of(submit_run, pending.asset, partition)), None)
+            if latest is not None and (not latest.is_finished or latest.is_complete_and_waiting_to_retry):
+                return True
         return False
 
     @property
