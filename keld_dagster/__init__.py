@@ -27,6 +27,7 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     sensor       one for a code location, for assets with any partitions
     tick         one evaluation: polls the providers, requests collect runs, ends hold runs
     collect_run  those that there were of pending partitions, and what they materialised
+    run_config   what the run that sent was configured with -> the config of the runs that collect
     follower     what a collect run materialises beside its result, and which other results that needs
     progress     what a person sees of partitions while they are at a provider
     check        completion_rate, valid_rate, deadline_met, cost_under_ceiling

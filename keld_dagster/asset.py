@@ -145,9 +145,11 @@ def _submit_and_advance(context: dg.AssetExecutionContext, pair: Pair, keld: Kel
 def _found_or_submitted(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, partition: str | None, collected: str | None) -> Status:
     """The job run that this run was launched to collect, if it is over: a new submit would send its failed rows again.
 
-    It is compared with the declaration, which may have changed since the last submit.
+    It is compared with the declaration, which may have changed since the last submit.  If the partition was asked again since, a person has executed
+    an old run again: older answers would take the place of newer ones.
     """
-    if collected is None or not keld.status(collected).over:
+    youngest = None if collected is None else keld.find(pair.job.name, partition)
+    if collected is None or not keld.status(collected).over or (youngest is not None and youngest.id != collected):
         return _submitted(context, pair, keld, partition)
     return keld.compare(collected, pair.job, pair.source.path, owner=_owner(context, pair), source_name=pair.source.name)
 
@@ -248,7 +250,7 @@ def _followers(context: dg.AssetExecutionContext, pair: Pair) -> tuple[dg.AssetK
     layer = context.job_def.asset_layer
     planned = set(context.run.asset_selection or layer.executable_asset_keys)  # empty for a job over all its assets
     # What a collect run has to leave to a later one is still to come.
-    planned |= {dg.AssetKey.from_user_string(key) for key in json.loads(context.run.tags.get(FOLLOWERS_TAG, "[]"))}
+    planned |= {dg.AssetKey.from_user_string(key) for key in json.loads(tag_of(context.run.tags, FOLLOWERS_TAG, "[]"))}
     found: dict[dg.AssetKey, None] = {}
     edge = [pair.result]
     while edge:

@@ -35,7 +35,7 @@ def collect_runs(instance: dg.DagsterInstance, submit_runs: Collection[str]) -> 
             found.setdefault((of[name], tag_of(of, ASSET_TAG), of.get(PARTITION_TAG, "")), []).append(record)
     ended: dict[str, list[dg.RunRecord]] = {}
     for (_, asset, _), (latest, *_) in found.items():
-        if latest.dagster_run.status is dg.DagsterRunStatus.SUCCESS:
+        if latest.dagster_run.is_finished:  # one that failed may have materialised the result, and then failed over what follows it
             ended.setdefault(asset, []).append(latest)
     materialized = [_materialized(instance, dg.AssetKey.from_user_string(asset), records) for asset, records in ended.items()]
     return CollectRuns(found, frozenset().union(*materialized))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 
 import dagster as dg
 
@@ -39,6 +40,9 @@ _OTHERS = ("dagster/", ".dagster/", "keld/")
 _PLACE_TAGS = (BACKFILL_TAG, PARTITION_TAG, "dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 COLLECT = "collect"
+# Characters of a tag, all of them ASCII.  Dagster's index of tags in Postgres takes no row above 2,704 bytes, and the run would be made without any
+# (https://github.com/dagster-io/dagster/issues/7875, 2026-12-01): some sixty partitions of one run.
+_LONGEST = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +71,12 @@ class PendingPartitions:
             **self.place,
             WAIT_TAG: self.id,
             ASSET_TAG: self.asset.to_user_string(),
-            JOB_RUNS_TAG: json.dumps(dict(self.job_runs)),
-            FOLLOWERS_TAG: json.dumps([key.to_user_string() for key in self.followers]),
+            **tags_of(JOB_RUNS_TAG, json.dumps(dict(self.job_runs))),
+            **self.followers_tags(),
         }
+
+    def followers_tags(self) -> dict[str, str]:
+        return tags_of(FOLLOWERS_TAG, json.dumps([key.to_user_string() for key in self.followers]))
 
     @staticmethod
     def from_tags(tags: Mapping[str, str]) -> PendingPartitions:
@@ -87,8 +94,14 @@ class PendingPartitions:
         )
 
 
+def tags_of(name: str, value: str) -> dict[str, str]:
+    """A value as a tag; the rest of a long one as `name_1`, `name_2` and so on."""
+    parts = [value[start : start + _LONGEST] for start in range(0, len(value), _LONGEST)]
+    return {name if n == 0 else f"{name}_{n}": part for n, part in enumerate(parts)}
+
+
 def tag_of(tags: Mapping[str, str], name: str, default: str | None = None) -> str:
-    """The value of one of these tags on a run of this or an earlier version.
+    """The value of one of these tags on a run of this or an earlier version, whole.
 
     Raises:
         KeyError: the run has none, and there is no default.
@@ -96,7 +109,8 @@ def tag_of(tags: Mapping[str, str], name: str, default: str | None = None) -> st
     value = tags.get(name, tags.get(formerly(name), default))
     if value is None:
         raise KeyError(name)
-    return value
+    rest = takewhile(lambda part: part is not None, (tags.get(f"{name}_{n}") for n in count(1)))
+    return value + "".join(part for part in rest if part is not None)
 
 
 def formerly(name: str) -> str:

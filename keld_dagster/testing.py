@@ -109,7 +109,7 @@ def materialize(
     """Materialises these assets to their end, with an emulator in place of the providers: `dg.materialize`, and what the sensor does after it.
 
     Args:
-        assets, selection, resources, raise_on_error, run_config, tags: as of `dg.materialize`; `run_config` and `tags` are of the first run.
+        assets, selection, resources, raise_on_error, run_config, tags: as of `dg.materialize`; `tags` are of the first run.
         partition_key: one, or several, one after the other.
         resources: default a `KeldResource` in the instance's directory.  An account's `base_url` is replaced by the emulator's.
         instance: default a new one; with one of your own a second call finds what the first one paid for.
@@ -135,15 +135,13 @@ def materialize(
             jobs=_jobs(assets),
             kelds={key: kelds[name] for key, name in results.items()},
             emulator=emulator,
-            options={"resources": given, "instance": instance, "raise_on_error": raise_on_error},
+            options={"resources": given, "instance": instance, "raise_on_error": raise_on_error, "run_config": run_config},
         )
         partitions = [partition_key] if partition_key is None or isinstance(partition_key, str) else list(partition_key)
         runs = [
             run
             for partition in partitions
-            for run in course.runs(
-                partition, {"selection": selection, "run_config": run_config, "tags": {**(tags or {}), TEST_TAG: "true"}}
-            )
+            for run in course.runs(partition, {"selection": selection, "tags": {**(tags or {}), TEST_TAG: "true"}})
         ]
         statuses = [status for partition in partitions for key in results if (status := course.status(key, partition)) is not None]
         return Materialized(runs=tuple(runs), job_runs=tuple(statuses))

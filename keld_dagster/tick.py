@@ -9,7 +9,6 @@ only for items with something due, a window of them at a time, until the time is
 machine, and the cursor names the item with which the next tick begins.
 """
 
-import json
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -26,7 +25,6 @@ from keld_dagster.pending import (
     ASSET_TAG,
     BACKFILL_TAG,
     COLLECT,
-    FOLLOWERS_TAG,
     JOB_RUN_TAG,
     PHASE_TAG,
     WAIT_TAG,
@@ -36,6 +34,7 @@ from keld_dagster.pending import (
 )
 from keld_dagster.progress import Wait, tell, tell_end, tell_unheld
 from keld_dagster.resource import location_of
+from keld_dagster.run_config import given_config, misfit
 from keld_dagster.watch import Watched
 
 REQUESTS_A_TICK = 50  # Dagster submits them one by one, up to a second each; the next tick requests the rest
@@ -81,6 +80,9 @@ class Tick:
     statuses: dict[str, Status] = field(default_factory=dict)  # by job run
     due: set[str] = field(default_factory=set)  # the job runs for which a collect run has something to do
     pending: dict[tuple[dg.AssetKey, str | None, str], PendingPartitions] = field(default_factory=dict)  # by asset, backfill, partition
+    submits: dict[tuple[dg.AssetKey, str], set[str]] = field(
+        default_factory=dict
+    )  # by asset and partition: several, if it was launched again
     unheld: dict[tuple[str, str], Status] = field(default_factory=dict)  # open job runs without a hold run, by job and partition
     requests: list[dg.RunRequest] = field(default_factory=list)
     requested: set[tuple[str, dg.AssetKey, str]] = field(default_factory=set)  # by submit run, asset, partition
@@ -138,6 +140,9 @@ class Tick:
         self.unheld = {(status.job, status.partition): status for status in alone}
         every = [item.pending for item in items if item.pending is not None]
         self.pending = {(one.asset, one.backfill, partition): one for one in every for partition in one.job_runs}
+        for one in every:
+            for partition in one.job_runs:
+                self.submits.setdefault((one.asset, partition), set()).add(one.id)
         return items + [_Alone(status) for status in alone]
 
     def _held(self) -> Iterator[Hold]:
@@ -260,9 +265,11 @@ class Tick:
         return not self.due.isdisjoint(pending.job_runs.values())
 
     def _collects(self, all_pending: Sequence[PendingPartitions]) -> CollectRuns:
-        """The collect runs of these, and of what their followers need besides."""
+        """The collect runs of these, of what their followers need besides, and of the same partitions launched again."""
         siblings = self._siblings
-        return collect_runs(self.context.instance, {one.id for pending in all_pending for one in (pending, *siblings.of(pending))})
+        submits = {one.id for pending in all_pending for one in (pending, *siblings.of(pending))}
+        again = (self.submits.get((pending.asset, partition), ()) for pending in all_pending for partition in pending.job_runs)
+        return collect_runs(self.context.instance, submits.union(*again))
 
     def _settle(self, pending: PendingPartitions, status: Status, known: CollectRuns, partition: str) -> bool:
         """True if a partition needs no further collect run; requests one if it is due."""
@@ -275,16 +282,34 @@ class Tick:
             latest = collects[0].dagster_run
             if not latest.is_finished or latest.is_complete_and_waiting_to_retry:
                 return False
+            if latest.run_id in known.materialized:
+                return True
             if latest.status is not dg.DagsterRunStatus.SUCCESS and not self._may_retry(pending, status, collects):
                 # The failed run shows the error; endless retries would hide it.
+                if latest.status is dg.DagsterRunStatus.CANCELED:
+                    return self._give_up(pending, status, f"its collect run {latest.run_id} was terminated", "when it is wanted,")
                 return self._give_up(pending, status, f"its collect run {latest.run_id} failed", "mend what its log says, then")
-            if latest.run_id in known.materialized or self._has_next_run(status):
+            if self._has_next_run(status):
                 return True
-        if len(self.requests) < REQUESTS_A_TICK:
+        if len(self.requests) < REQUESTS_A_TICK and not self._is_being_collected(pending, partition, known):
             missing = self._siblings.missing(pending, partition, known, self.requested)
             if missing is not None:
-                self.requests.append(self._request(pending, status, len(collects), missing))
+                selection, config, problem = self._selection(pending, missing)
+                if problem is not None:
+                    why = f"Dagster makes no run of it with the config of run {pending.id} ({problem})"
+                    return self._give_up(pending, status, why, "with the config that it wants,")
+                self.requests.append(self._request(pending, status, len(collects), selection, config))
                 self.requested.add((pending.id, pending.asset, partition))
+        return False
+
+    def _is_being_collected(self, pending: PendingPartitions, partition: str, known: CollectRuns) -> bool:
+        """True while another run brings in the same partition, since a person launched it twice: most IO managers cannot write it twice at once."""
+        for submit_run in self.submits.get((pending.asset, partition), set()) - {pending.id}:
+            if (submit_run, pending.asset, partition) in self.requested:
+                return True
+            latest = next((record.dagster_run for record in known.of(submit_run, pending.asset, partition)), None)
+            if latest is not None and (not latest.is_finished or latest.is_complete_and_waiting_to_retry):
+                return True
         return False
 
     @property
@@ -338,23 +363,46 @@ class Tick:
             self.log.error(f"{pending.asset.to_user_string()}[{status.partition}]: {dead} collect runs died before they began.")
         return 0 < dead < TRIES
 
-    def _request(self, pending: PendingPartitions, status: Status, number: int, missing: set[dg.AssetKey]) -> dg.RunRequest:
-        """The request for a partition's collect run: the result, and those assets that the submit run skipped and that need no missing result."""
+    def _selection(self, pending: PendingPartitions, missing: set[dg.AssetKey]) -> tuple[list[dg.AssetKey], Mapping[str, Any], str | None]:
+        """(the assets of a collect run, its config, why Dagster would not make it).
+
+        The result, and those assets that the submit run skipped and that need no missing result; the result alone if these lack config: what is
+        paid for is brought in, whatever follows it.
+        """
+        submitted, repository = self.context.instance.get_run_by_id(pending.id), self.context.repository_def
+        result, downstream = pending.asset, lambda key: self.watched[key].downstream
+        carries = carried(result, pending.followers, missing, downstream)
+        if repository is None:
+            return [result, *carries], {}, None
+        config = {} if submitted is None else given_config(self.context.instance, repository, submitted)
+        problem = misfit(repository, [result, *carries], config)
+        if problem is not None and carries:
+            names = ", ".join(key.to_user_string() for key in carries)
+            self.log.error(
+                f"{result.to_user_string()} is collected without {names}: materialize them with the config that they want. {problem}"
+            )
+            return [result], config, misfit(repository, [result], config)
+        return [result, *carries], config, problem
+
+    def _request(
+        self, pending: PendingPartitions, status: Status, number: int, selection: list[dg.AssetKey], config: Mapping[str, Any]
+    ) -> dg.RunRequest:
+        """The request for a partition's collect run."""
         asset, partition = self.watched[pending.asset], status.partition or None
         submitted = self.context.instance.get_run_by_id(pending.id)
         tags = {} if submitted is None else given_tags(submitted.tags)
         tags |= {PHASE_TAG: COLLECT, WAIT_TAG: pending.id, ASSET_TAG: pending.asset.to_user_string(), JOB_RUN_TAG: status.id}
         if pending.backfill is not None and self._is_open(pending.backfill):
             tags[BACKFILL_TAG] = pending.backfill
-        carries = carried(asset.result, pending.followers, missing, lambda key: self.watched[key].downstream)
-        if len(carries) < len(asset.downstream.intersection(pending.followers)):
+        if not asset.downstream.intersection(pending.followers).issubset(selection):
             # A follower that is a Keld result itself, and is sent by this run, takes over what is left to a later one.
-            tags[FOLLOWERS_TAG] = json.dumps([key.to_user_string() for key in pending.followers])
+            tags |= pending.followers_tags()
         return dg.RunRequest(
             # The same key until its run is seen, so that a request made twice is one run.
             run_key=f"{pending.id}:{pending.asset.to_user_string()}:{status.id}:{number}",
             partition_key=partition,
-            asset_selection=[pending.asset, *carries],
+            asset_selection=selection,
+            run_config=dict(config),
             tags=tags,
         )
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from keld import Job, Keld, KeldError
 from keld.emulator import Emulator
 from keld_dagster import KeldParquetIOManager, KeldResource, KeldTranslator, build_batch_assets, keld_definitions
+from keld_dagster.pending import ASSET_TAG, COLLECT, JOB_RUN_TAG, PHASE_TAG, WAIT_TAG
 from keld_dagster.translator import Part
 
 DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-15")
@@ -93,6 +94,32 @@ def test_checks_alone_send_nothing(keld_emulator: Emulator, tmp_path: Path) -> N
         executed = dg.materialize([tickets, assets], selection=selection, instance=instance, resources=resources)
     assert [check.passed for check in executed.get_asset_check_evaluations()] == [True] * 4
     assert len(keld_emulator.requests()) == before
+
+
+def test_a_collect_run_that_a_person_executes_again_brings_no_older_answers_back(keld_emulator: Emulator, tmp_path: Path) -> None:
+    """Of the list of failed runs people re-execute all; some are of last week, and their rows were asked again since."""
+    rows = [10]
+
+    @dg.asset(partitions_def=DAYS)
+    def tickets() -> pd.DataFrame:
+        return pd.DataFrame({"id": range(rows[-1]), "body": [f"ticket {n}" for n in range(rows[-1])]})
+
+    assets = build_batch_assets(job(), source=tickets)
+    table = tmp_path / "tables" / "labels" / f"{DAY}.parquet"
+    given: dict[str, Any] = {
+        "partition_key": DAY,
+        "resources": {"keld": KeldResource(home=str(tmp_path)), "io_manager": KeldParquetIOManager(base_dir=str(tmp_path / "tables"))},
+    }
+    with dg.DagsterInstance.ephemeral() as instance, Keld(home=tmp_path) as keld:
+        for more in (10, 12):
+            rows.append(more)
+            for _ in ("sends", "collects"):
+                dg.materialize([tickets, assets], instance=instance, **given)
+        [_, older] = keld.statuses()
+        tags = {PHASE_TAG: COLLECT, ASSET_TAG: "labels", JOB_RUN_TAG: older.id, WAIT_TAG: "of last week"}
+        dg.materialize([tickets, assets], selection=[dg.AssetKey("labels")], tags=tags, instance=instance, **given)
+    assert len(pd.read_parquet(table)) == 12
+    assert len(keld_emulator.bill()) == 12
 
 
 @pytest.mark.wide

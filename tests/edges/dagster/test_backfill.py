@@ -70,6 +70,25 @@ def test_launch_of_one_partition_arrives_and_again_costs_nothing(deployment: Dep
     assert CANARY not in everything_dagster_stores(deployment)
 
 
+def test_a_day_that_a_person_launched_twice_is_brought_in_by_one_run_after_the_other(deployment: Deployment) -> None:
+    """IO managers of databases delete a partition and write it again: two at once lock each other out, or leave its rows twice."""
+    for _ in range(2):
+        deployment.launch("2026-11-03", "tickets", "labels_batch", "labels", "report")
+        deployment.turn()
+    at_once = []
+
+    def both_ended() -> bool:
+        at_once.append(sum(not run.is_finished for run in deployment.runs(tags={"keld/phase": "collect"})))
+        return deployment.holds() == ["SUCCESS"] * 2
+
+    deployment.turn_until(lambda: deployment.holds() == ["QUEUED"] * 2)
+    deployment.provider_ends()
+    deployment.turn_until(both_ended)
+    assert max(at_once) == 1 and len(deployment.runs(tags={"keld/phase": "collect"})) == 2
+    assert deployment.materialized("report") == {"2026-11-03"}
+    assert len(deployment.emulator.bill()) == 5
+
+
 def everything_dagster_stores(deployment: Deployment) -> str:
     runs = deployment.runs()
     assert len(runs) >= 4

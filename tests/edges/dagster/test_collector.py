@@ -164,6 +164,19 @@ def test_a_collect_run_that_fails_keeps_what_was_paid_for(kinds: Deployment, tmp
     assert len(bill) == 2 * ROWS
 
 
+def test_a_result_that_blocks_what_follows_it_is_not_told_to_be_missing(kinds: Deployment) -> None:
+    """The run that collected it failed, by its blocking check; to mend the result and to materialize it again would change nothing."""
+    kinds.emulator.faults({"rules": [{"at": "rows", "do": "refusal", "fraction": 1}]})
+    kinds.launch(DAY, "days_batch", "days", "report")
+    kinds.turn_until(lambda: kinds.holds() == ["QUEUED"])
+    kinds.provider_ends()
+    kinds.turn_until(lambda: kinds.holds() == ["SUCCESS"])
+    [collect] = kinds.runs(tags={"keld/phase": "collect"})
+    assert (collect.status, kinds.materialized("days"), kinds.materialized("report")) == (dg.DagsterRunStatus.FAILURE, {DAY}, set())
+    assert "1 of 1 partitions are over" in hold_log(kinds) and "is not collected" not in hold_log(kinds)
+    assert kinds.told("days_batch", DAY) == "finished"
+
+
 @pytest.mark.slow
 def test_a_wait_that_was_terminated_asks_only_what_is_not_paid_for_when_it_is_materialized_again(kinds: Deployment) -> None:
     """Terminating it cancels at the provider; what was answered by then is paid for, and kept."""

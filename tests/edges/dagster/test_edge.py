@@ -79,6 +79,18 @@ def test_wait_survives_its_tags() -> None:
     assert PendingPartitions.from_tags(wait.to_tags() | {"dagster/code_location": "here"}) == wait
 
 
+def test_a_wait_for_any_number_of_partitions_has_no_tag_that_postgres_cannot_index() -> None:
+    """Dagster's index of tags there takes no row above 2,704 bytes, key included: https://github.com/dagster-io/dagster/issues/7875."""
+    wait = PendingPartitions(
+        id="run",
+        asset=dg.AssetKey("labels"),
+        job_runs={f"Küche / {n:04d}": f"{n * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}" for n in range(3_000)},
+        followers=tuple(dg.AssetKey(["warehouse", f"mart_of_customer_{n:03d}"]) for n in range(400)),
+    )
+    assert max(len((name + value).encode()) for name, value in wait.to_tags().items()) < 2_500
+    assert PendingPartitions.from_tags(wait.to_tags()) == wait
+
+
 TABLE = pa.table({"id": [1, 2, 3], "body": ["a", "b", "c"]})
 
 
