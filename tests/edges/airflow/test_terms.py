@@ -269,6 +269,28 @@ def test_a_rendered_term_that_is_not_valid_fails_the_task_for_good_and_nothing_i
     assert provider.requests() == []
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"partition": "eu|{{ dag_run.conf['day'] }}"}, "has no attribute 'day'"),
+        ({"sink": "out/{{ dag_run.conf.day }}/labels.parquet"}, "has no attribute 'day'"),
+        ({"ceiling_usd": "{{ budget }}"}, "'budget' is undefined"),
+        ({"prompt": "{body} {{ policy }}", "prompt_template_engine": "jinja"}, "'policy' is undefined"),
+    ],
+)
+@pytest.mark.parametrize("lenient", ["Undefined", "ChainableUndefined", "DebugUndefined"])
+def test_a_name_that_nobody_gave_is_refused_in_a_dag_whose_jinja_would_leave_it_empty(
+    worker: Worker, provider: Emulator, given: dict[str, Any], says: str, lenient: str
+) -> None:
+    """`DAG(template_undefined=jinja2.Undefined)` is how Dags of Airflow 1 go on: "eu|" would be one partition for all days, paid once."""
+    import jinja2
+
+    ended = worker.run(operator(dag_of(template_undefined=getattr(jinja2, lenient)), **given), **DAY)
+    assert says in str(ended.error)
+    assert "Nothing was sent" in str(ended.error)
+    assert provider.requests() == []
+
+
 @pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("changed", "bought"),
