@@ -271,7 +271,7 @@ class JobRunTask(BaseOperator):
             holder=self._holder(context),
             epoch=epoch,
             look_at=max(status.next_check_at or now, now + _FIRST_LOOK).isoformat(),
-            wake_at=None if due is None else due.isoformat(),
+            wake_at=None if due is None else max(due, now + _FIRST_LOOK).isoformat(),
             found=found,
             cancels=self.cancels_when_killed,
         )

@@ -256,7 +256,12 @@ def supervised(states: dict[str, str]) -> Iterator[None]:
     from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms, InProcessTestSupervisor, set_supervisor_comms
     from httpx import MockTransport, Response
 
-    api = MockTransport(lambda _: Response(200, json={"task_states": {"run-1": states}}))
+    absent = {"detail": {"reason": "not_found", "message": ""}}
+    api = MockTransport(
+        lambda asked: (
+            Response(404, json=absent) if "/connections/" in asked.url.path else Response(200, json={"task_states": {"run-1": states}})
+        )
+    )
     client = Client(base_url=None, token="", dry_run=True, transport=api)
     client.base_url = "http://in-process.invalid./"
     process = InProcessTestSupervisor(

@@ -68,6 +68,15 @@ def test_it_fires_at_the_deadline_which_is_an_instant(worker: Worker, provider: 
     assert event["reason"] == "deadline"
 
 
+def test_a_deadline_in_a_few_seconds_wakes_a_task_no_sooner_than_the_scheduler_has_noted_that_it_deferred(
+    worker: Worker, provider: Emulator
+) -> None:
+    """A task whose trigger fires before that is marked failed (apache/airflow#71580)."""
+    now = datetime.now(UTC)
+    fields = worker.until_sent(operator(job=job(lane="batch", deadline=now + timedelta(seconds=4)))).trigger
+    assert now + timedelta(seconds=9) < datetime.fromisoformat(fields["wake_at"]) < now + timedelta(seconds=30)
+
+
 def test_two_triggerers_that_both_run_it_buy_nothing_twice(worker: Worker, provider: Emulator) -> None:
     """One that froze and the one that took over: `run` only looks."""
     fields = worker.until_sent(operator(), **DAY).trigger
