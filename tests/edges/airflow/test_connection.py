@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import traceback
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -537,6 +541,64 @@ def test_people_are_told_which_job_runs_are_late_and_how_far_they_are(worker: Wo
     said = KeldLateNotifier().text()
     assert "labels[2026-11-19] was due" in said
     assert "CANARY" not in said
+
+
+@pytest.fixture
+def chat() -> Iterator[tuple[int, list[str]]]:
+    """A chat's webhook on this machine: its port, and the paths that were posted to; it knows no others than those with `B0` in them."""
+    posted: list[str] = []
+
+    class Chat(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(self.path)
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200 if "B0" in self.path else 404)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Chat) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, posted
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"conn_type": "slackwebhook", "host": "http://127.0.0.1:PORT/services"},
+        {"conn_type": "http", "host": "127.0.0.1", "port": "PORT", "schema": "http"},
+    ],
+)
+def test_people_are_told_by_the_webhook_that_a_connection_names(
+    provider: Emulator, monkeypatch: pytest.MonkeyPatch, chat: tuple[int, list[str]], written: dict[str, Any]
+) -> None:
+    from keld_airflow import KeldLateNotifier
+
+    port, posted = chat
+    monkeypatch.setenv("AIRFLOW_CONN_CHAT", json.dumps({**written, "password": "T0/B0/CANARY"}).replace("PORT", str(port)))
+    KeldLateNotifier(webhook_conn_id="chat").notify({})
+    assert [path.removeprefix("/services") for path in posted] == ["/T0/B0/CANARY"]
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ('{"conn_type": "slackwebhook", "host": "http://127.0.0.1:PORT/services", "password": "CANARY"}', "chat answered 404"),
+        ('{"conn_type": "slackwebhook", "host": "http://127.0.0.1:1/services", "password": "CANARY"}', "could not be called: ConnectError"),
+        ("http://:CANARY@127.0.0.1:PORT/services", "chat is no webhook: its host is no URL"),
+    ],
+)
+def test_a_webhook_that_does_not_take_a_message_is_told_without_its_secret_end(
+    provider: Emulator, monkeypatch: pytest.MonkeyPatch, chat: tuple[int, list[str]], written: str, says: str
+) -> None:
+    """The client's own error quotes the whole address, which is all that anybody needs to post there."""
+    from keld_airflow import KeldLateNotifier
+
+    monkeypatch.setenv("AIRFLOW_CONN_CHAT", written.replace("PORT", str(chat[0])))
+    with pytest.raises(Exception, match=says) as refused:
+        KeldLateNotifier(webhook_conn_id="chat").notify({})
+    assert "CANARY" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_a_page_of_the_batch_is_linked_where_the_provider_has_one(worker: Worker, provider: Emulator) -> None:
