@@ -44,6 +44,9 @@ class KeldHook(BaseHook):
 
     def __init__(self, keld_conn_id: str = DEFAULT_CONN_ID) -> None:
         super().__init__()
+        if not isinstance(keld_conn_id, str) or not keld_conn_id.strip():
+            what = "empty" if isinstance(keld_conn_id, str) else f"a {type(keld_conn_id).__name__}"
+            raise AirflowFailException(f"keld_conn_id is {what}, and must be the name of a connection. Nothing was sent.")
         self.keld_conn_id = keld_conn_id
 
     @staticmethod

@@ -190,6 +190,36 @@ def test_a_partition_that_is_a_number_or_an_instant_is_its_text(
 
 
 @pytest.mark.parametrize(
+    ("field", "gave", "says"),
+    [
+        ("partition", ["eu", "us"], "partition is a list, and a task instance has one key"),  # expand was forgotten
+        ("partition", {"region": "eu"}, "partition is a dict, and a task instance has one key"),
+        ("tags", ["support", "nightly"], "tags is a list"),
+        ("request_params", "temperature=0", "params is a str"),
+        ("keld_conn_id", 7, "keld_conn_id is a int"),
+    ],
+)
+def test_what_another_task_gave_is_refused_where_it_is_of_another_kind(
+    worker: Worker, provider: Emulator, field: str, gave: Any, says: str
+) -> None:
+    from airflow.providers.common.compat.sdk import AirflowFailException
+    from airflow.sdk import task
+
+    with dag_of():
+
+        @task
+        def regions() -> Any: ...
+
+        label = operator(None, **{field: regions()})
+    worker.gave["regions"] = gave
+    ended = worker.run(label, **DAY)
+    assert isinstance(ended.error, AirflowFailException), ended.error
+    assert says in str(ended.error)
+    assert "Nothing was sent" in str(ended.error)
+    assert provider.requests() == []
+
+
+@pytest.mark.parametrize(
     ("given", "deadline"),
     [
         ("{{ params.span }}", timedelta(hours=26)),
