@@ -104,17 +104,19 @@ class Keld:
         settings: Settings | None = None,
         on_event: Hook | None = None,
     ) -> None:
-        self.home = Path(home or os.environ.get("KELD_HOME") or ".keld").absolute()
+        self.home = Path(_expanded(home or os.environ.get("KELD_HOME") or ".keld")).absolute()
         if not is_utf8(str(self.home)):
             raise InvalidJob(
                 f"The home {str(self.home)!a} is no UTF-8 in this locale. Nothing was sent. Set LC_ALL=C.UTF-8, or KELD_HOME to another directory.",
                 field="home",
             )
-        self.ledger_url = ledger_url or os.environ.get("KELD_LEDGER_URL") or f"sqlite:///{self.home / 'ledger.db'}"
+        address = ledger_url or os.environ.get("KELD_LEDGER_URL") or f"sqlite:///{self.home / 'ledger.db'}"
+        scheme, _, file = address.partition("sqlite:///")
+        self.ledger_url = address if scheme else f"sqlite:///{_expanded(file)}"
         self._namespace = Namespace.of(namespace or os.environ.get("KELD_NAMESPACE"), default_namespace)
         self.clock = clock
         self.settings = settings or Settings()
-        self.staging = self._staging_at(staging or os.environ.get("KELD_STAGING"))
+        self.staging = self._staging_at(staging or os.environ.get("KELD_STAGING") or None)
         self._accounts = Accounts(accounts or {}, self.settings.patience)
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
@@ -777,7 +779,7 @@ class Keld:
         from keld.http import beat
 
         scratch = os.environ.get("KELD_SCRATCH")
-        store = Store(Bucket.at(uri), self._names_of, beat, Path(scratch) if scratch else None)
+        store = Store(Bucket.at(uri), self._names_of, beat, Path(_expanded(scratch)) if scratch else None)
         return Staging(store.root, store)
 
     def _names_of(self, run_id: str) -> Mapping[str, StoredName]:
@@ -813,6 +815,11 @@ class Keld:
             InvalidJob: no account has that name.
         """
         return self._accounts.provider(name)
+
+
+def _expanded(place: str | os.PathLike[str]) -> str:
+    """A path with its `~` as a directory: no shell has read what comes from a file of variables, or from a container's or a service's settings."""
+    return os.path.expanduser(os.fspath(place))
 
 
 def _lost(runs: Sequence[JobRun], where: str) -> LedgerError:

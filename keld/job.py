@@ -151,8 +151,9 @@ class Job:
                 f"name={self.name!r}: a job's name starts with a letter and holds letters, digits, '_', '.', '-', up to 128.", field="name"
             )
         if not isinstance(self.key, str) or not self.key:
+            is_what = "is empty" if not self.key else f"is a {type(self.key).__name__}"
             raise InvalidJob(
-                f"{self.name}: key is empty. Name the column that identifies a row, e.g. key='ticket_id'.", job=self.name, field="key"
+                f"{self.name}: key {is_what}. Name the column that identifies a row, e.g. key='ticket_id'.", job=self.name, field="key"
             )
         object.__setattr__(self, "models", _models(self.name, self.models))
         object.__setattr__(self, "ceiling_usd", _ceiling(self.name, self.ceiling_usd))
@@ -164,6 +165,9 @@ class Job:
         object.__setattr__(self, "deadline", _deadline(self.name, self.deadline))
         _check_probability(self.name, self.probability)
         _check_numbers(self)
+        _check_mappings(self)
+        _check_text(self.name, "endpoint", self.endpoint)
+        _check_text(self.name, "output_prefix", self.output_prefix)
         if self.reuse not in _REUSE:
             raise InvalidJob(f"{self.name}: reuse={self.reuse!r} is not one of {', '.join(_REUSE)}.", job=self.name, field="reuse")
         if self.accept is not None and len(self.acceptable) < 2:
@@ -472,6 +476,25 @@ def _check_numbers(job: Job) -> None:
         raise InvalidJob(
             f"{job.name}: probe={job.probe!r} must be None, True, False, or one of {', '.join(_PROBES)}.", job=job.name, field="probe"
         )
+
+
+def _check_mappings(job: Job) -> None:
+    examples = {
+        "params": "{'temperature': 0}",
+        "prices": "{'openai:my-model': {'input': 0.1, 'output': 0.4}}",
+        "tags": "{'team': 'support'}",
+    }
+    for name, example in examples.items():
+        value = getattr(job, name)
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise InvalidJob(
+                f"{job.name}: {name} is a {type(value).__name__}, not a mapping of names to values, e.g. {name}={example}.",
+                job=job.name,
+                field=name,
+            )
+    for label, text in job.tags.items():
+        if not isinstance(text, str):  # 7 and "7" would be two groups of the spend report
+            raise InvalidJob(f"{job.name}: the tag {label!r} is a {type(text).__name__}, not text.", job=job.name, field="tags")
 
 
 def _check_missing(job: Job) -> None:

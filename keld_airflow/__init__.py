@@ -14,6 +14,9 @@ Above the front door of `keld`, and importing nothing deeper.  The files, in the
     place      where rows come from and go to, as a Dag declares it
     hidden     rows that another task gave, hidden from Airflow's store of rendered fields
     hook       KeldHook: an Airflow connection -> a `keld.Keld`
+    configuration  the section [keld] of Airflow's configuration, and the home that follows
+    lookup     whether a connection that Airflow did not find is absent, or could not be asked for
+    ledger     a connection to Postgres -> the URL of a ledger in it
     account    a connection, of Keld's type or another provider's -> an account
     cloud      an identity in a cloud, as a connection says it -> credentials of the cloud's own library
     form       the form of such a connection, for Airflow 3.1

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowNotFoundException, conf
@@ -19,7 +18,10 @@ from airflow.sdk import BaseHook
 
 from keld import Account, InvalidJob, KeldError
 from keld_airflow.account import account_in
+from keld_airflow.configuration import home_of, setting
 from keld_airflow.form import field_behaviour, form_widgets
+from keld_airflow.ledger import ledger_url
+from keld_airflow.lookup import check_absent
 from keld_airflow.provider import CONNECTION_FIELDS
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ class KeldHook(BaseHook):
 
     def __init__(self, keld_conn_id: str = DEFAULT_CONN_ID) -> None:
         super().__init__()
+        if not isinstance(keld_conn_id, str) or not keld_conn_id.strip():
+            what = "empty" if isinstance(keld_conn_id, str) else f"a {type(keld_conn_id).__name__}"
+            raise AirflowFailException(f"keld_conn_id is {what}, and must be the name of a connection. Nothing was sent.")
         self.keld_conn_id = keld_conn_id
 
     @staticmethod
@@ -71,9 +76,9 @@ class KeldHook(BaseHook):
         connection = self._connection()
         extra: dict[str, Any] = {} if connection is None else connection.extra_dejson
         keld = Keld(
-            home=extra.get("home") or _setting("home") or _home(),
-            ledger_url=self._ledger_url(extra) or _setting("ledger_url"),
-            namespace=extra.get("namespace") or _setting("namespace"),
+            home=home_of(extra.get("home")),
+            ledger_url=self._ledger_url(extra) or setting("ledger_url"),
+            namespace=extra.get("namespace") or setting("namespace"),
             accounts=self._unconnected(connection) | self._accounts(connection, extra),
         )
         _check_shared(keld)
@@ -85,19 +90,25 @@ class KeldHook(BaseHook):
 
         try:
             connection = self._connection()
-            accounts = self._accounts(connection, {} if connection is None else connection.extra_dejson)
-            with Keld(home=_home(), accounts=accounts) as keld:
+            extra: dict[str, Any] = {} if connection is None else connection.extra_dejson
+            accounts = self._accounts(connection, extra)
+            with Keld(home=home_of(extra.get("home")), accounts=accounts) as keld:
                 return True, " ".join(_greeting(keld, name) for name in accounts)
         except (KeldError, AirflowException) as problem:
             return False, str(problem)
 
     def _connection(self) -> Connection | None:
-        """The connection; None if none has the default name, and the environment variables decide."""
+        """The connection; None if none has the default name, and the environment variables decide.
+
+        Raises:
+            AirflowException: whether it is there could not be asked.
+        """
         try:
             return self._read(self.keld_conn_id, "keld_conn_id")
         except AirflowNotFoundException:
             if self.keld_conn_id != DEFAULT_CONN_ID:
                 raise
+            check_absent(self.keld_conn_id)
             return None
 
     def _read(self, conn_id: str, named_by: str) -> Connection:
@@ -153,12 +164,7 @@ class KeldHook(BaseHook):
         conn_id = extra.get("ledger_conn_id")
         if not conn_id:
             return None
-        uri = self._read(conn_id, f"ledger_conn_id of the connection {self.keld_conn_id}").get_uri()
-        if not uri.startswith(("postgres://", "postgresql://")):
-            raise AirflowFailException(
-                f"The connection {conn_id} is no Postgres connection, and only such a connection can hold a ledger. Nothing was sent. Correct ledger_conn_id."
-            )
-        return uri.replace("postgres://", "postgresql://", 1)
+        return ledger_url(self._read(conn_id, f"ledger_conn_id of the connection {self.keld_conn_id}"))
 
 
 def _is_object(text: str) -> bool:
@@ -172,19 +178,6 @@ def _greeting(keld: Keld, name: str) -> str:
     provider = keld.provider(name)
     count = sum(1 for _ in provider.batches(datetime.now(UTC) - timedelta(days=1)))
     return f"{name} at {provider.host} answers; its list shows {count} batches."
-
-
-def _setting(name: str) -> str | None:
-    """The value of a setting in the section `[keld]` of Airflow's configuration; None if it is not set."""
-    value: str | None = conf.get("keld", name, fallback=None)
-    return value or None
-
-
-def _home() -> Path | None:
-    """A directory that does not depend on the working directory, which differs between Airflow's processes; None if KELD_HOME says it."""
-    if os.environ.get("KELD_HOME"):
-        return None
-    return Path(os.environ.get("AIRFLOW_HOME") or Path.home() / "airflow") / "keld"
 
 
 def _quieten() -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import AirflowException
 from airflow.sdk import BaseHook, BaseNotifier
 
 from keld_airflow.hook import DEFAULT_CONN_ID, KeldHook
 from keld_airflow.poller import in_thread
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import Connection, Context
 
     from keld import Status
 
@@ -39,9 +40,7 @@ class KeldLateNotifier(BaseNotifier):
         text = self.text()
         self.log.warning(text)
         if self.webhook_conn_id is not None:
-            import httpx2  # not needed while a Dag is parsed
-
-            httpx2.post(self._url(self.webhook_conn_id), json={"text": text}, timeout=20).raise_for_status()
+            _post(self.webhook_conn_id, text)
 
     async def async_notify(self, context: Context) -> None:
         """The same, in a thread."""
@@ -55,9 +54,40 @@ class KeldLateNotifier(BaseNotifier):
             return "Keld: no job run is late by the ledger; what was never sent is not in it."
         return "\n".join(["Keld: past their deadline:", *map(_line, late)])
 
-    def _url(self, conn_id: str) -> str:
-        connection = BaseHook.get_connection(conn_id)
-        return "/".join(part.strip("/") for part in (connection.host, connection.password) if part)
+
+def _post(conn_id: str, text: str) -> None:
+    """Posts a message.
+
+    Raises:
+        AirflowException: it was not taken; the end of the address, which is secret, is not named.
+    """
+    import httpx2  # not needed while a Dag is parsed
+
+    url = _url_of(BaseHook.get_connection(conn_id))
+    try:
+        answer = httpx2.post(url, json={"text": text}, timeout=20)
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise AirflowException(f"The webhook of the connection {conn_id} could not be called: {type(error).__name__}.") from None
+    if not answer.is_success:
+        raise AirflowException(f"The webhook of the connection {conn_id} answered {answer.status_code}.")
+
+
+def _url_of(connection: Connection) -> str:
+    """The address: host and password, or scheme, host, port and password, as Airflow's own HTTP hook reads them.
+
+    Raises:
+        AirflowException: it is none.
+    """
+    host, schema = connection.host or "", connection.schema or ""
+    if host and "://" not in host and schema in ("http", "https"):
+        host = f"{schema}://{host}{f':{connection.port}' if connection.port else ''}"
+    url = "/".join(part.strip("/") for part in (host, connection.password) if part)
+    if not url.startswith(("http://", "https://")):
+        raise AirflowException(
+            f"The connection {connection.conn_id} is no webhook: its host is no URL. Give it as https://hooks.slack.com/services, and the secret end "
+            "as the password; in AIRFLOW_CONN_... as JSON, since of a URI Airflow keeps the scheme as the type."
+        )
+    return url
 
 
 def _line(status: Status) -> str:

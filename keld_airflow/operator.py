@@ -46,6 +46,7 @@ _FOR_MODELS = frozenset(
 )
 # In a template whose names are all of these, each instance of a mapped task has the same value.
 _OF_DAG_RUN = frozenset(("partition_key", "ds", "ds_nodash", "ts", "ts_nodash", "logical_date", "run_id", "dag_run", "params", "dag", "or"))
+_NO_KEY = (list, tuple, set, frozenset, Mapping, bytes)
 _EXPRESSION = re.compile(r"{[{%](.*?)[%}]}")
 _FIRST_NAME = re.compile(r"(?<![\w.'\"])[A-Za-z_]\w*")
 _OWN = (
@@ -203,6 +204,8 @@ class KeldBatchOperator(TermsTask):
             )
         if not self._keyed:
             return None
+        if isinstance(self.partition, _NO_KEY):  # another task gave it
+            raise AirflowFailException(_many(self.task_id, self.partition))
         key = str(self.partition)
         if key == "None" or not key.strip():  # Jinja renders a missing value as "None"
             raise AirflowFailException(
@@ -260,10 +263,15 @@ def _check_partition(task_id: str, window: Any, partition: Any) -> None:
     """Passes if these values are valid."""
     if window is not None and not isinstance(window, timedelta):
         raise ValueError(f"{task_id}: window={window!r} is not a timedelta.")
-    if isinstance(partition, list | tuple | set | dict):
-        raise ValueError(
-            f"{task_id}: partition is a {type(partition).__name__}, and a task instance has one. Map over them: .partial(...).expand(partition=[...])."
-        )
+    if isinstance(partition, _NO_KEY):
+        raise ValueError(_many(task_id, partition))
+
+
+def _many(task_id: str, partition: Any) -> str:
+    return (
+        f"{task_id}: partition is a {type(partition).__name__}, and a task instance has one key. Nothing was sent. Map over them: "
+        ".partial(...).expand(partition=[...])."
+    )
 
 
 def _is_one(template: Any) -> bool:

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 from airflow.sdk import BaseOperator, BaseOperatorLink
 
+from keld import KeldError
 from keld_airflow.hook import DEFAULT_CONN_ID, KeldHook
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import TaskInstanceKey
+
+_MOST_DAYS = 36_500
 
 
 class KeldReportLink(BaseOperatorLink):
@@ -53,12 +57,19 @@ class KeldReportOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if days is not None and (isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= _MOST_DAYS):
+            raise ValueError(
+                f"{self.task_id}: days={days!r} is not a number of days, from 1 to {_MOST_DAYS}. Give None for all there ever were."
+            )
         self.path, self.url, self.by, self.days, self.audit = path, url, by, days, audit
         self.keld_conn_id = keld_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        with KeldHook(self.keld_conn_id).open() as keld:
-            since = None if self.days is None else keld.clock().date() - timedelta(days=self.days)
-            total = keld.write_report(self.path, by=self.by, since=since, audit=self.audit).total
+        try:
+            with KeldHook(self.keld_conn_id).open() as keld:
+                since = None if self.days is None else keld.clock().date() - timedelta(days=self.days)
+                total = keld.write_report(self.path, by=self.by, since=since, audit=self.audit).total
+        except KeldError as problem:
+            raise (AirflowFailException if problem.permanent else AirflowException)(str(problem)) from None
         self.page = self.url or self.path
         return {"report": self.page} | total.to_json()

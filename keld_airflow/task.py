@@ -18,7 +18,7 @@ from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from jinja2 import TemplateError, UndefinedError
 from jinja2.nativetypes import NativeEnvironment
 
-from keld import AccessRefused, KeldError, RunState, absolute_path
+from keld import AccessRefused, KeldError, RunState, UnknownJobRun, absolute_path
 from keld_airflow.abandoned import cancel_abandoned
 from keld_airflow.asset import emit_asset_events
 from keld_airflow.holder import holder_of
@@ -126,7 +126,7 @@ class JobRunTask(BaseOperator):
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """The next step on a worker, after the trigger fired."""
-        return self._run_step(context, lambda keld: (keld.status(event["job_run"]), event["found"]))
+        return self._run_step(context, lambda keld: (_sent(keld, event["job_run"]), event["found"]))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """As Airflow's; a deferral that no trigger ended in time (there may be no triggerer) is no failure: a worker looks itself."""
@@ -271,7 +271,7 @@ class JobRunTask(BaseOperator):
             holder=self._holder(context),
             epoch=epoch,
             look_at=max(status.next_check_at or now, now + _FIRST_LOOK).isoformat(),
-            wake_at=None if due is None else due.isoformat(),
+            wake_at=None if due is None else max(due, now + _FIRST_LOOK).isoformat(),
             found=found,
             cancels=self.cancels_when_killed,
         )
@@ -306,6 +306,21 @@ class JobRunTask(BaseOperator):
             return status.output_uri
         # An open file system's path, or another task of the same job run has set its own sink.
         return keld.write(status.id, self.sink)
+
+
+def _sent(keld: Keld, job_run: str) -> Status:
+    """The job run that a task has waited for.
+
+    Raises:
+        AirflowFailException: the ledger does not know it, so it is not the one in which it was sent: a retry would send it all again.
+    """
+    try:
+        return keld.status(job_run)
+    except UnknownJobRun as problem:
+        raise AirflowFailException(
+            f"{problem} But this task has sent it, so it is another ledger than then, or an older state of it. Nothing was sent now. Correct the connection or "
+            "the configuration, or rebuild the ledger with `keld reconcile --from-staging`; then clear the task. Cleared without that, it sends all rows again."
+        ) from None
 
 
 def _defer_timeout(status: Status, now: datetime) -> timedelta:

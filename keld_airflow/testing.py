@@ -24,6 +24,8 @@ from weakref import WeakKeyDictionary, finalize
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import ExecutorSafeguard
+from airflow.sdk.definitions.mappedoperator import MappedOperator
+from airflow.sdk.definitions.param import process_params
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.triggers.base import BaseTrigger
 
@@ -137,14 +139,18 @@ def run_task(task: Any, emulator: Clock, *, outputs: Mapping[str, Any] | None = 
     """What a task of Keld's returns, all its waits included; without Airflow's database, scheduler and triggerer.
 
     Args:
-        task: an operator or sensor, or `dag.get_task(...)`, which stays as it is; of a mapped one give `map_index` too.
+        task: an operator or sensor, `dag.get_task(...)`, or what a decorated function gave, which stays as it is; of a mapped one give `map_index` too.
         outputs: what other tasks have returned, by task id, where this one is given it (`job_run=label.output`, `expand(partition=regions())`).
-        context: of the Dag run: `partition_key`, or `logical_date`, or `data_interval_start` and `data_interval_end`; and whatever
-            templates and functions of the task use.
+        context: of the Dag run: `partition_key`, or `logical_date`, or `data_interval_start` and `data_interval_end`; `conf`; and whatever
+            templates and functions of the task use.  `params` are the Dag's own, with those of `conf`, if they are not given.
 
     Raises:
+        ValueError: the task is mapped, and no instance is named.
         The errors with which the task would fail.
     """
+    task = getattr(task, "operator", task)
+    if isinstance(task, MappedOperator) and "map_index" not in context:
+        raise ValueError(f"{task.task_id} is mapped. Name the instance to run: run_task(..., map_index=0).")
     fresh = task.prepare_for_execution()  # else the next run of the same task would find what was rendered for this one
     with emulated_time(emulator):
         return contextvars.copy_context().run(_run, fresh, _context(fresh, emulator, outputs or {}, context))
@@ -185,11 +191,14 @@ def _context(task: Any, emulator: Clock, outputs: Mapping[str, Any], given: dict
         given = {"ds": f"{day:%Y-%m-%d}", "ts": day.isoformat(), "data_interval_start": day, "data_interval_end": day, **given}
     if (key := given.get("partition_key")) is not None and "partition_date" not in given:
         given = {"partition_date": _date_of(key), **given}
+    conf = given.pop("conf", {})
+    if "params" not in given:
+        given = {"params": process_params(task.dag, task, conf, suppress_exception=False), **given}
     run = SimpleNamespace(
-        dag_id=task.dag_id, run_id=run_id, run_type="manual", run_after=now, conf={}, **{name: given.get(name) for name in _OF_RUN}
+        dag_id=task.dag_id, run_id=run_id, run_type="manual", run_after=now, conf=conf, **{name: given.get(name) for name in _OF_RUN}
     )
     of_dag = {"dag": task.dag, "dag_run": run, "run_id": run_id, "ti": ti, "task_instance": ti, "task": task}
-    return {"partition_key": None, "params": {}, "outlet_events": OutletEventAccessors(), **of_dag, **given}
+    return {"partition_key": None, "outlet_events": OutletEventAccessors(), **of_dag, **given}
 
 
 def _output(outputs: Mapping[str, Any], task_ids: str, key: str = "return_value", **_: Any) -> Any:

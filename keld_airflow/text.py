@@ -162,11 +162,16 @@ def _slip(error: jinja2.TemplateError) -> str:
 def present(value: Any) -> Any:
     """What an expression of Jinja gave; Jinja itself would print a missing one as "None", into a prompt, a partition's key or a file's name.
 
+    In a Dag with `template_undefined=jinja2.Undefined` a name that nobody has given is an empty text there, and half of a key is another partition.
+
     Raises:
         NoValue: it gave None.
+        UndefinedError: it names what is not there.
     """
     if value is None:
         raise NoValue
+    if isinstance(value, jinja2.Undefined):
+        value._fail_with_undefined_error()  # what Jinja's own strict kind does when it is printed
     return value
 
 

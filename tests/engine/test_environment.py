@@ -46,6 +46,25 @@ QUOTED_ROW = "CANARY-ROW ticket 1: the invoice is wrong"
 QUOTED_KEY = "Bearer sk-canary-key-0123456789"
 
 
+# --- where it is ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("KELD_HOME", "~/keld"), ("KELD_LEDGER_URL", "sqlite:///~/keld/ledger.db"), ("KELD_STAGING", "")]
+)
+def test_a_variable_means_the_same_whether_a_shell_or_a_file_of_variables_set_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str
+) -> None:
+    """`docker --env-file` and systemd's `EnvironmentFile` leave `~` as it is, and Compose gives `${KELD_STAGING:-}` as an empty text."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KELD_HOME", str(tmp_path / "keld"))
+    monkeypatch.delenv("KELD_LEDGER_URL", raising=False)
+    monkeypatch.setenv(variable, value)
+    with Keld() as keld:
+        assert (keld.home, keld.ledger_url) == (tmp_path / "keld", f"sqlite:///{tmp_path}/keld/ledger.db")
+        assert keld.statuses() == []
+
+
 # --- identity ---------------------------------------------------------------------------------------------------------
 
 

@@ -86,6 +86,17 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"max_attempts": True}, "max_attempts=True", "whole number"),
     ({"max_shard_rows": 0}, "max_shard_rows=0", "at least 1"),
     ({"max_shard_bytes": -5}, "max_shard_bytes=-5", "at least 1"),
+    ({"key": ["ticket_id"]}, "key is a list", "key='ticket_id'"),
+    ({"tags": ["support", "nightly"]}, "tags is a list", "tags={'team': 'support'}"),  # as a Dag of Airflow has them
+    ({"tags": "team=support"}, "tags is a str", "tags={'team': 'support'}"),
+    ({"tags": {"cost_center": 4711}}, "the tag 'cost_center' is a int", "not text"),
+    ({"tags": {"team": None}}, "the tag 'team' is a NoneType", "not text"),
+    ({"tags": {7: "seven"}}, "tags is a dict", "of names"),
+    ({"params": "temperature=0"}, "params is a str", "params={'temperature': 0}"),
+    ({"params": None}, "params is a NoneType", "params={'temperature': 0}"),
+    ({"prices": [0.1, 0.4]}, "prices is a list", "prices={'openai:my-model'"),
+    ({"endpoint": None}, "endpoint is a NoneType", "not text"),
+    ({"output_prefix": 2}, "output_prefix is a int", "not text"),
 ]
 
 

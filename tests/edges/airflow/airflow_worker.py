@@ -89,6 +89,7 @@ class Worker:
 
     states: dict[str, str] = field(default_factory=dict)  # of task instances, as Airflow's database has them
     gave: dict[str, Any] = field(default_factory=dict)  # what other tasks returned, by their ids
+    database_is_away: bool = False  # Airflow's: its API server knows no connection then, and says that it is its own fault
 
     def run(
         self, task: Any, *, event: dict[str, Any] | None = None, method: str = "resume", failed: str | None = None, **run: Any
@@ -114,7 +115,7 @@ class Worker:
         if failed:
             resumed = {"next_method": "__fail__", "next_kwargs": _stored({"error": failed})}
         api = MockTransport(self._api(seen, run, resumed))
-        client = Client(base_url=None, token="", dry_run=True, transport=api)
+        client = InProcessTestSupervisor._Client(base_url=None, token="", dry_run=True, transport=api)  # asks once
         client.base_url = "http://in-process.invalid./"
         if not task.has_dag():
             task.dag = DAG("dag", schedule=None)
@@ -173,6 +174,8 @@ class Worker:
                 return Response(200, json={"name": "labels", "uri": "s3://lake/labels", "group": "asset", "extra": {}})
             if "/assets/" in path:
                 return Response(404, json={"detail": {"reason": "not_found", "message": "no such asset"}})
+            if "/connections/" in path and self.database_is_away:
+                return Response(500, json={"detail": "(psycopg.OperationalError) connection refused"})
             if "/connections/" in path:
                 return Response(404, json={"detail": {"reason": "not_found", "message": ""}})
             return Response(200, json={"message": "ok"})
@@ -253,7 +256,12 @@ def supervised(states: dict[str, str]) -> Iterator[None]:
     from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms, InProcessTestSupervisor, set_supervisor_comms
     from httpx import MockTransport, Response
 
-    api = MockTransport(lambda _: Response(200, json={"task_states": {"run-1": states}}))
+    absent = {"detail": {"reason": "not_found", "message": ""}}
+    api = MockTransport(
+        lambda asked: (
+            Response(404, json=absent) if "/connections/" in asked.url.path else Response(200, json={"task_states": {"run-1": states}})
+        )
+    )
     client = Client(base_url=None, token="", dry_run=True, transport=api)
     client.base_url = "http://in-process.invalid./"
     process = InProcessTestSupervisor(

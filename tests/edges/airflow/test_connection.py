@@ -1,11 +1,16 @@
 """Connections and what Airflow is told of the package: whose keys, which ledger, what the UI may show."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
+import traceback
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +22,7 @@ import pytest
 from keld import Account, AzureAccount, BedrockAccount, Keld, SelfHostedAccount, VertexAccount, account_fields, kinds
 from keld.emulator import Emulator
 from keld_airflow.provider import CONNECTION_FIELDS, get_provider_info
-from tests.edges.airflow.airflow_worker import Worker, job, since
+from tests.edges.airflow.airflow_worker import ROWS, Worker, job, since
 from tests.support.documents import DOCS, ROOT, blocks
 
 
@@ -41,6 +46,43 @@ def test_without_a_connection_the_environment_decides(monkeypatch: pytest.Monkey
     with opened() as keld:
         assert keld.home == tmp_path / "keld"
         assert set(keld.accounts) == set(kinds())
+
+
+class SealedVault:
+    """A secrets backend that is there and does not answer."""
+
+    def get_connection(self, conn_id: str, **_: Any) -> None:
+        raise RuntimeError("Vault is sealed: token s.CANARY")
+
+
+def test_without_an_answer_of_the_secrets_backend_the_environment_does_not_decide(
+    worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow says "not defined" of every connection while a vault is sealed (apache/airflow#68301); the ledger that one names has what was paid."""
+    from airflow.providers.common.compat.sdk import AirflowFailException
+    from airflow.sdk.execution_time import supervisor
+
+    from keld_airflow import KeldBatchOperator
+
+    monkeypatch.setattr(supervisor, "ensure_secrets_backend_loaded", lambda: [SealedVault()])
+    ended = worker.run(KeldBatchOperator(task_id="label", job=job(), source=lambda: ROWS))
+    assert "connection keld_default could not be asked: SealedVault failed with RuntimeError. Nothing was sent" in str(ended.error)
+    assert not isinstance(ended.error, AirflowFailException), "a later try may succeed"
+    assert "CANARY" not in ended.kept + str(ended.error)
+    assert provider.requests() == []
+
+
+def test_without_an_answer_of_airflows_database_the_environment_does_not_decide(worker: Worker, provider: Emulator) -> None:
+    """A failover of the metadata database takes seconds, in which a task may begin."""
+    from keld_airflow import KeldBatchOperator
+
+    label = KeldBatchOperator(task_id="label", job=job(), source=lambda: ROWS)
+    worker.database_is_away = True
+    ended = worker.run(label)
+    assert "connection keld_default could not be asked: ExecutionAPISecretsBackend failed" in str(ended.error)
+    assert provider.requests() == []
+    worker.database_is_away = False
+    assert worker.run(label).state == "deferred"
 
 
 def test_a_connection_that_was_named_must_be_there() -> None:
@@ -233,6 +275,86 @@ def test_ledger_home_and_namespace_come_from_the_connection_or_the_configuration
         assert keld.ledger_url == "postgresql://keld:secret@db:5432/ledger"
 
 
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("postgres://keld:p%40ss%2Fw%25@db/ledger", "postgresql://keld:p%40ss%2Fw%25@db/ledger"),
+        ({"host": "db", "port": 6432, "schema": "ledger"}, "postgresql://keld:p%40ss%2Fw%25@db:6432/ledger"),
+        # With a number among them, Airflow's URI has the extra as one field `__extra__`, which libpq refuses.
+        (
+            {
+                "host": "db",
+                "schema": "ledger",
+                "extra": {"sslmode": "require", "keepalives_idle": 30, "cursor": "dictcursor", "iam": False},
+            },
+            "postgresql://keld:p%40ss%2Fw%25@db/ledger?keepalives_idle=30&sslmode=require",
+        ),
+        ({"host": "/run/pg", "schema": "ledger"}, "postgresql://keld:p%40ss%2Fw%25@/ledger?host=%2Frun%2Fpg"),
+        ({"schema": "ledger"}, "postgresql://keld:p%40ss%2Fw%25@/ledger"),
+    ],
+)
+def test_a_ledger_is_where_airflows_own_postgres_hook_would_connect(monkeypatch: pytest.MonkeyPatch, written: Any, url: str) -> None:
+    import sqlalchemy as sa
+
+    if isinstance(written, dict):
+        written = json.dumps({"conn_type": "postgres", "login": "keld", "password": "p@ss/w%", **written})
+    monkeypatch.setenv("AIRFLOW_CONN_LEDGER", written)
+    connection(monkeypatch, extra={"ledger_conn_id": "ledger"})
+    with opened() as keld:
+        assert sa.make_url(keld.ledger_url) == sa.make_url(url)
+
+
+@pytest.mark.parametrize("extra", [{"iam": True}, {"options": {"statement_timeout": 5}}])
+def test_a_ledger_that_cannot_be_reached_as_its_connection_says_is_refused(monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any]) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps({"conn_type": "postgres", "password": "CANARY", "host": "db", "extra": extra}))
+    connection(monkeypatch, extra={"ledger_conn_id": "ledger"})
+    with pytest.raises(Exception, match=r"The connection ledger .* Nothing was sent") as refused:
+        opened()
+    assert "CANARY" not in str(refused.value)
+
+
+@since("3.2")  # before, Airflow reads no command for a setting of a provider, and Keld refuses to go on without
+@pytest.mark.parametrize("command", ["echo postgresql://keld:secret@db/ledger", "printf postgresql://keld:secret@db/ledger"])
+def test_the_ledger_may_be_told_by_a_command(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """As the address of Airflow's own database: AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD."""
+    monkeypatch.setenv("AIRFLOW__KELD__LEDGER_URL_CMD", command)
+    with opened() as keld:
+        assert keld.ledger_url == "postgresql://keld:secret@db/ledger"
+
+
+@pytest.mark.parametrize(("way", "value"), [("CMD", "true"), ("CMD", "cat /nowhere/CANARY"), ("SECRET", "keld/ledger-CANARY")])
+def test_a_ledger_whose_command_or_secret_gives_nothing_is_not_replaced_by_a_file(
+    monkeypatch: pytest.MonkeyPatch, way: str, value: str
+) -> None:
+    monkeypatch.setenv(f"AIRFLOW__KELD__LEDGER_URL_{way}", value)
+    with pytest.raises(Exception, match=rf"AIRFLOW__KELD__LEDGER_URL_{way} (gave nothing|failed).* Nothing was sent") as refused:
+        opened()
+    assert "CANARY" not in str(refused.value)
+
+
+def test_a_percent_sign_in_airflows_file_of_settings_is_told_with_what_to_write(tmp_path: Path) -> None:
+    """Airflow's own message is a traceback of the file's parser; of `ledger_url`, Airflow itself does not start."""
+    (tmp_path / "airflow.cfg").write_text("[keld]\nhome = /data/100%/keld\n")
+    opens = "from keld_airflow import KeldHook; KeldHook().open()"
+    ended = subprocess.run(
+        [sys.executable, "-c", opens], env={**os.environ, "AIRFLOW_HOME": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert "home in the section [keld] of airflow.cfg. Nothing was sent. In that file a % is written %%" in ended.stderr
+
+
+@pytest.mark.parametrize(("variable", "home"), [("KELD_HOME", "keld"), ("AIRFLOW_HOME", "airflow/keld")])
+def test_a_home_is_the_same_directory_in_each_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, home: str) -> None:
+    """A `~` in a file of variables, as of Docker or systemd, is read by no shell; and each process has its own working directory."""
+    monkeypatch.delenv("KELD_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(variable, f"~/{variable.partition('_')[0].lower()}")
+    with opened() as keld:
+        assert keld.home == tmp_path / home
+    monkeypatch.setenv(variable, "data/keld")
+    with pytest.raises(Exception, match=f"The {variable} is 'data/keld', which is another directory"):
+        opened()
+
+
 def test_a_connection_is_tested_by_a_list_which_costs_nothing(provider: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     from keld_airflow import KeldHook
 
@@ -420,6 +542,64 @@ def test_people_are_told_which_job_runs_are_late_and_how_far_they_are(worker: Wo
     said = KeldLateNotifier().text()
     assert "labels[2026-11-19] was due" in said
     assert "CANARY" not in said
+
+
+@pytest.fixture
+def chat() -> Iterator[tuple[int, list[str]]]:
+    """A chat's webhook on this machine: its port, and the paths that were posted to; it knows no others than those with `B0` in them."""
+    posted: list[str] = []
+
+    class Chat(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(self.path)
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200 if "B0" in self.path else 404)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Chat) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, posted
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"conn_type": "slackwebhook", "host": "http://127.0.0.1:PORT/services"},
+        {"conn_type": "http", "host": "127.0.0.1", "port": "PORT", "schema": "http"},
+    ],
+)
+def test_people_are_told_by_the_webhook_that_a_connection_names(
+    provider: Emulator, monkeypatch: pytest.MonkeyPatch, chat: tuple[int, list[str]], written: dict[str, Any]
+) -> None:
+    from keld_airflow import KeldLateNotifier
+
+    port, posted = chat
+    monkeypatch.setenv("AIRFLOW_CONN_CHAT", json.dumps({**written, "password": "T0/B0/CANARY"}).replace("PORT", str(port)))
+    KeldLateNotifier(webhook_conn_id="chat").notify({})
+    assert [path.removeprefix("/services") for path in posted] == ["/T0/B0/CANARY"]
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ('{"conn_type": "slackwebhook", "host": "http://127.0.0.1:PORT/services", "password": "CANARY"}', "chat answered 404"),
+        ('{"conn_type": "slackwebhook", "host": "http://127.0.0.1:1/services", "password": "CANARY"}', "could not be called: ConnectError"),
+        ("http://:CANARY@127.0.0.1:PORT/services", "chat is no webhook: its host is no URL"),
+    ],
+)
+def test_a_webhook_that_does_not_take_a_message_is_told_without_its_secret_end(
+    provider: Emulator, monkeypatch: pytest.MonkeyPatch, chat: tuple[int, list[str]], written: str, says: str
+) -> None:
+    """The client's own error quotes the whole address, which is all that anybody needs to post there."""
+    from keld_airflow import KeldLateNotifier
+
+    monkeypatch.setenv("AIRFLOW_CONN_CHAT", written.replace("PORT", str(chat[0])))
+    with pytest.raises(Exception, match=says) as refused:
+        KeldLateNotifier(webhook_conn_id="chat").notify({})
+    assert "CANARY" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_a_page_of_the_batch_is_linked_where_the_provider_has_one(worker: Worker, provider: Emulator) -> None:

@@ -42,3 +42,21 @@ def test_the_link_of_the_task_is_the_address_at_which_people_open_the_page(
     visit = worker.run(KeldReportOperator(task_id="report", path=str(tmp_path / "keld.html"), url=url))
     [shown] = KeldReportOperator.operator_extra_links
     assert shown.get_link(visit.task, ti_key=None) == link  # type: ignore[arg-type]  # the link does not need it
+
+
+def test_a_report_that_no_retry_can_write_fails_at_once(asked: Keld, worker: Worker, tmp_path: Path) -> None:
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    from keld_airflow import KeldReportOperator
+
+    visit = worker.run(KeldReportOperator(task_id="report", path=str(tmp_path / "keld.html"), by="cost centre", retries=5))
+    assert isinstance(visit.error, AirflowFailException)
+    assert "choose one of team, project" in str(visit.error)
+
+
+@pytest.mark.parametrize("days", ["30", 0, -7, True, 10**9])
+def test_a_span_that_is_no_number_of_days_is_told_while_the_dag_is_parsed(days: object) -> None:
+    from keld_airflow import KeldReportOperator
+
+    with pytest.raises(ValueError, match="is not a number of days"):
+        KeldReportOperator(task_id="report", path="keld.html", days=days)  # type: ignore[arg-type]

@@ -190,6 +190,36 @@ def test_a_partition_that_is_a_number_or_an_instant_is_its_text(
 
 
 @pytest.mark.parametrize(
+    ("field", "gave", "says"),
+    [
+        ("partition", ["eu", "us"], "partition is a list, and a task instance has one key"),  # expand was forgotten
+        ("partition", {"region": "eu"}, "partition is a dict, and a task instance has one key"),
+        ("tags", ["support", "nightly"], "tags is a list"),
+        ("request_params", "temperature=0", "params is a str"),
+        ("keld_conn_id", 7, "keld_conn_id is a int"),
+    ],
+)
+def test_what_another_task_gave_is_refused_where_it_is_of_another_kind(
+    worker: Worker, provider: Emulator, field: str, gave: Any, says: str
+) -> None:
+    from airflow.providers.common.compat.sdk import AirflowFailException
+    from airflow.sdk import task
+
+    with dag_of():
+
+        @task
+        def regions() -> Any: ...
+
+        label = operator(None, **{field: regions()})
+    worker.gave["regions"] = gave
+    ended = worker.run(label, **DAY)
+    assert isinstance(ended.error, AirflowFailException), ended.error
+    assert says in str(ended.error)
+    assert "Nothing was sent" in str(ended.error)
+    assert provider.requests() == []
+
+
+@pytest.mark.parametrize(
     ("given", "deadline"),
     [
         ("{{ params.span }}", timedelta(hours=26)),
@@ -264,6 +294,28 @@ def test_a_rendered_term_that_is_not_valid_fails_the_task_for_good_and_nothing_i
         operator(dag_of(params={"model": "gpt-5-mini", "nothing": None}, render_template_as_native_obj=native), **given), **DAY
     )
     assert isinstance(ended.error, AirflowFailException), ended.error
+    assert says in str(ended.error)
+    assert "Nothing was sent" in str(ended.error)
+    assert provider.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"partition": "eu|{{ dag_run.conf['day'] }}"}, "has no attribute 'day'"),
+        ({"sink": "out/{{ dag_run.conf.day }}/labels.parquet"}, "has no attribute 'day'"),
+        ({"ceiling_usd": "{{ budget }}"}, "'budget' is undefined"),
+        ({"prompt": "{body} {{ policy }}", "prompt_template_engine": "jinja"}, "'policy' is undefined"),
+    ],
+)
+@pytest.mark.parametrize("lenient", ["Undefined", "ChainableUndefined", "DebugUndefined"])
+def test_a_name_that_nobody_gave_is_refused_in_a_dag_whose_jinja_would_leave_it_empty(
+    worker: Worker, provider: Emulator, given: dict[str, Any], says: str, lenient: str
+) -> None:
+    """`DAG(template_undefined=jinja2.Undefined)` is how Dags of Airflow 1 go on: "eu|" would be one partition for all days, paid once."""
+    import jinja2
+
+    ended = worker.run(operator(dag_of(template_undefined=getattr(jinja2, lenient)), **given), **DAY)
     assert says in str(ended.error)
     assert "Nothing was sent" in str(ended.error)
     assert provider.requests() == []

@@ -122,6 +122,39 @@ def test_a_decorated_function_gets_what_the_dag_run_has(emulator: Emulator) -> N
     assert run_task(dag.get_task("label"), emulator, **DAY)["counts"]["answered"] == 1
 
 
+def test_the_params_of_a_dag_are_those_of_a_run_that_gives_none_or_some(emulator: Emulator) -> None:
+    """A form's defaults are a part of the Dag: a test that must repeat them does not test them."""
+    from airflow.sdk import DAG, Param
+
+    from keld_airflow.decorator import keld_batch_task
+    from keld_airflow.testing import run_task
+
+    with DAG("dag", schedule=None, params={"region": Param("eu", enum=["eu", "us"]), "rows": 2}):
+
+        @keld_batch_task(job=job(), partition="{{ params.region }}|{{ dag_run.conf.get('by', 'hand') }}")
+        def label(params: Any = None) -> Any:
+            return ROWS[: params["rows"]]
+
+        labelled = label()
+    by_default, by_conf = run_task(labelled, emulator), run_task(labelled, emulator, conf={"region": "us", "rows": 3, "by": "api"})
+    assert (by_default["partition"], by_default["rows"]) == ("eu|hand", 2)
+    assert (by_conf["partition"], by_conf["rows"]) == ("us|api", 3)
+    with pytest.raises(Exception, match="'mars' is not one of"):
+        run_task(labelled, emulator, conf={"region": "mars"})
+
+
+def test_a_mapped_task_without_an_instance_is_refused_in_words(emulator: Emulator) -> None:
+    from airflow.sdk import DAG
+
+    from keld_airflow import KeldBatchOperator
+    from keld_airflow.testing import run_task
+
+    with DAG("dag", schedule=None) as dag:
+        KeldBatchOperator.partial(task_id="label", job=job(), source=lambda: ROWS).expand(partition=["eu", "us"])
+    with pytest.raises(ValueError, match=r"label is mapped\. Name the instance to run"):
+        run_task(dag.get_task("label"), emulator)
+
+
 def test_a_task_that_sends_and_a_sensor_that_collects(emulator: Emulator) -> None:
     from airflow.sdk import DAG
 

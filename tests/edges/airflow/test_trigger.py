@@ -68,6 +68,34 @@ def test_it_fires_at_the_deadline_which_is_an_instant(worker: Worker, provider: 
     assert event["reason"] == "deadline"
 
 
+def test_a_deadline_in_a_few_seconds_wakes_a_task_no_sooner_than_the_scheduler_has_noted_that_it_deferred(
+    worker: Worker, provider: Emulator
+) -> None:
+    """A task whose trigger fires before that is marked failed (apache/airflow#71580)."""
+    now = datetime.now(UTC)
+    fields = worker.until_sent(operator(job=job(lane="batch", deadline=now + timedelta(seconds=4)))).trigger
+    assert now + timedelta(seconds=9) < datetime.fromisoformat(fields["wake_at"]) < now + timedelta(seconds=30)
+
+
+def test_a_task_that_resumes_in_another_ledger_fails_for_good_and_sends_nothing(
+    worker: Worker, provider: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody gives the connection a ledger of its own while tasks wait; a retry would find nothing there, and buy every row again."""
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    task = operator(retries=5)
+    sent = worker.until_sent(task, **DAY)
+    provider.advance(LATENCY_S)
+    monkeypatch.setenv("KELD_LEDGER_URL", f"sqlite:///{tmp_path}/another.db")
+    resumed = worker.run(task, event=sent.event, **DAY)
+    assert isinstance(resumed.error, AirflowFailException)
+    assert "another ledger than then" in str(resumed.error)
+    assert len(provider.batches()) == 1
+    monkeypatch.delenv("KELD_LEDGER_URL")
+    assert worker.run(task, **DAY).state == "success"
+    assert len(provider.batches()) == 1
+
+
 def test_two_triggerers_that_both_run_it_buy_nothing_twice(worker: Worker, provider: Emulator) -> None:
     """One that froze and the one that took over: `run` only looks."""
     fields = worker.until_sent(operator(), **DAY).trigger
