@@ -297,8 +297,8 @@ def _spend_words(total: Spend) -> list[str]:
         words.append(f"In flight: {usd(total.in_flight_usd)} at most, not counted as paid.")
     if total.unknown_rows:
         words.append(
-            f"Not known: whether {total.unknown_rows:,} rows are on the bill, because the provider lost them or did not reply, or their batch was not "
-            f"found again; {usd(total.unknown_usd)} at most, part of what is in flight."
+            f"Not known: what {total.unknown_rows:,} rows cost, because the provider lost them, did not reply or gave no token counts, or their batch was "
+            f"not found again; {usd(total.unknown_usd)} at most, part of what is in flight."
         )
     return words
 
