@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from keld.cli.failure import Exit, in_options
 from keld.emulator import Emulator
 from keld.emulator.server import exports
 from keld.providers.account import ACCOUNTS
-from keld.view import list_view, plan_view, status_view, usd
+from keld.view import findings_view, list_view, plan_view, prices_view, status_view, usd
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs/reference/cli.md").read_text()
@@ -336,6 +337,15 @@ main()
     assert (ended.returncode, ended.stderr) == (Exit.INTERRUPTED, "")
 
 
+@pytest.mark.parametrize("words", [["prices", "openai:gpt-5-mini"], ["prices", "openai:gpt-5-mini", "--json"]], ids=" ".join)
+def test_a_full_disk_behind_standard_output_has_no_traceback(words: list[str]) -> None:
+    """`keld spend --csv > report.csv` on a full disk; `/dev/full` is one."""
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-m", "keld", *words], check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (Exit.ERROR, 1)
+    assert "The output cannot be written: No space left on device." in ended.stderr
+
+
 # --- the shape of --json ----------------------------------------------------------------------------------------------
 
 
@@ -439,6 +449,24 @@ def test_a_narrow_terminal_has_fewer_columns_and_no_half_figures(emulator: Emula
     for whole in ("monday", "finished", usd(status.cost_usd), status.batches[0].batch_id or "", "openai:gpt-5-mini", "standard"):
         assert whole in text
     assert ("turnaround" in text) == (width == 240)
+
+
+@pytest.mark.parametrize("width", [80, 100, 240])
+def test_a_terminal_of_80_columns_shows_whole_prices_and_whole_ids_of_batches(width: int) -> None:
+    """An id is looked up at the provider's dashboard, and a price is compared."""
+    quotes = keld.Keld().prices(["anthropic:claude-sonnet-4-5"])
+    stray = keld.Finding(
+        provider="openai", host="h", batch_id=f"batch_{'f' * 32}", native="completed", created_at=datetime.now(UTC), requests=1_000,
+        verdict=keld.Verdict.ANOTHERS,
+    )  # fmt: skip
+    with Console(width=width) as console, console.capture() as shown:
+        console.print(prices_view(quotes, all_models=False))
+        console.print(findings_view([stray], dry_run=True))
+    text = shown.get()
+    assert "…" not in text
+    for whole in ("anthropic:claude-sonnet-4-5", "> 200,000 tokens", "22.5", stray.batch_id):
+        assert whole in text
+    assert ("genai-prices" in text) == (width == 240)
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
