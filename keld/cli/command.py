@@ -147,7 +147,9 @@ def run(
 ) -> None:
     """Run a partition to its end.  After any interruption, run the same command again: it continues where it was."""
     check_places(source, sink)
-    with _keld() as keld:
+    with refusals():
+        environment = _keld()
+    with environment as keld:
         with refusals(), redirect_stdout(sys.stderr):  # a prompt function of the user's may print
             declared, how = load_job(job), reading(types, encoding, delimiter, quote)
             began = keld.clock()
@@ -264,7 +266,9 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancel a job run: what was not sent is dropped; batches at the provider are cancelled there, and their answers are kept."""
-    with _keld() as keld:
+    with refusals(Exit.ERROR):
+        environment = _keld()
+    with environment as keld:
         with refusals(Exit.ERROR):
             found = _found(keld, job, partition)
             asked = keld.cancel(found.id)

@@ -346,6 +346,21 @@ def test_a_full_disk_behind_standard_output_has_no_traceback(words: list[str]) -
     assert "The output cannot be written: No space left on device." in ended.stderr
 
 
+@pytest.mark.parametrize("value", ['"{}"', "'{}'", "{}\n", " {}"])
+@pytest.mark.parametrize(("name", "holds"), [("KELD_HOME", "home"), ("KELD_NAMESPACE", "team"), ("KELD_LEDGER_URL", "sqlite:///a.db")])
+def test_a_variable_with_the_quotes_of_a_file_of_variables_is_no_other_place(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, name: str, holds: str, value: str
+) -> None:
+    """`docker --env-file` keeps quotes (github.com/docker/cli/issues/3630): the job run was not found in a home of that name, and all was paid again."""
+    monkeypatch.setenv(name, value.format(holds))
+    for refused in (_run(), _keld("plan", "jobs.py:labels", "-s", "in.parquet")):
+        assert refused.exit_code == Exit.REFUSED
+        assert f"{name} has quotation marks or blanks around its value" in refused.stderr
+        assert holds not in refused.stderr.replace(name, "")
+    assert _keld("cancel", "labels").exit_code == _keld("status").exit_code == Exit.ERROR
+    assert emulator.bill() == []
+
+
 # --- the shape of --json ----------------------------------------------------------------------------------------------
 
 
