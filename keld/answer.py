@@ -57,6 +57,7 @@ class Tally:
     duplicates: int = 0
     foreign: int = 0
     unreadable: int = 0
+    unmetered: int = 0  # answers that do not say what they used; they count as free
     input_tokens: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0
@@ -342,6 +343,7 @@ def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.i
     if sent.split is not None:
         cost = np.array(sent.split.take([_weight(reply) for reply in replies]), dtype=np.int64)
         return cost, cost, cost
+    tally.unmetered += _unmetered(replies, counts[0] + counts[4], sent)
     none = np.zeros_like(counts[0])
     plain = (counts[0], none, none, none, counts[4])
     standard_rates = sent.standard or sent.rates
@@ -350,6 +352,13 @@ def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.i
         return cost, standard, uncached
     asked_for = [_lane(reply, sent) == sent.lane for reply in replies]
     return np.where(asked_for, cost, standard), standard, np.where(asked_for, uncached, standard_rates.cost_pico(*plain))
+
+
+def _unmetered(replies: list[Reply], tokens: NDArray[np.int64], sent: Sent) -> int:
+    """The number of answers without a count of their tokens, at a host or gateway that leaves it out."""
+    if tokens.all() or (sent.weights is not None and tokens.any()):  # a short row's share of its request's tokens may be none
+        return 0
+    return sum(replies[at].outcome in (Outcome.ANSWERED, Outcome.INVALID) for at in np.flatnonzero(tokens == 0).tolist())
 
 
 _COUNTS = tuple(map(attrgetter, ("input_tokens", "cached_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens")))

@@ -104,19 +104,19 @@ class Keld:
         settings: Settings | None = None,
         on_event: Hook | None = None,
     ) -> None:
-        self.home = Path(_expanded(home or os.environ.get("KELD_HOME") or ".keld")).absolute()
+        self.home = Path(_expanded(home or _variable("KELD_HOME") or ".keld")).absolute()
         if not is_utf8(str(self.home)):
             raise InvalidJob(
                 f"The home {str(self.home)!a} is no UTF-8 in this locale. Nothing was sent. Set LC_ALL=C.UTF-8, or KELD_HOME to another directory.",
                 field="home",
             )
-        address = ledger_url or os.environ.get("KELD_LEDGER_URL") or f"sqlite:///{self.home / 'ledger.db'}"
+        address = ledger_url or _variable("KELD_LEDGER_URL") or f"sqlite:///{self.home / 'ledger.db'}"
         scheme, _, file = address.partition("sqlite:///")
         self.ledger_url = address if scheme else f"sqlite:///{_expanded(file)}"
-        self._namespace = Namespace.of(namespace or os.environ.get("KELD_NAMESPACE"), default_namespace)
+        self._namespace = Namespace.of(namespace or _variable("KELD_NAMESPACE"), default_namespace)
         self.clock = clock
         self.settings = settings or Settings()
-        self.staging = self._staging_at(staging or os.environ.get("KELD_STAGING") or None)
+        self.staging = self._staging_at(staging or _variable("KELD_STAGING"))
         self._accounts = Accounts(accounts or {}, self.settings.patience)
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
@@ -778,7 +778,7 @@ class Keld:
             return Staging(self.home / "staging")
         from keld.http import beat
 
-        scratch = os.environ.get("KELD_SCRATCH")
+        scratch = _variable("KELD_SCRATCH")
         store = Store(Bucket.at(uri), self._names_of, beat, Path(_expanded(scratch)) if scratch else None)
         return Staging(store.root, store)
 
@@ -829,3 +829,20 @@ def _lost(runs: Sequence[JobRun], where: str) -> LedgerError:
         f"again: {some}. It was deleted, emptied, or restored from a backup. Nothing was sent. `keld reconcile --from-staging` rebuilds them. "
         "To give them up, with everything that was paid, remove what staging has, too."
     )
+
+
+def _variable(name: str) -> str | None:
+    """The value of an environment variable that says where job runs are kept; None: it is not set, or empty.
+
+    Raises:
+        InvalidJob: it has quotation marks around it, or blanks.  Read as they stand, they are another directory, ledger or namespace, in which
+            no job run is found: what was paid would be asked and paid again.
+    """
+    value = os.environ.get(name) or None
+    if value is not None and (value != value.strip() or (len(value) > 1 and value[0] == value[-1] and value[0] in "\"'")):
+        raise InvalidJob(
+            f"The environment variable {name} has quotation marks or blanks around its value, which a shell removes and a file of variables (docker "
+            "--env-file, systemd) does not. Nothing was sent. Write it without them.",  # its value may have a password in it
+            field=name,
+        )
+    return value

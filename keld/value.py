@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from decimal import Decimal
+from functools import cache
 from itertools import islice
 from math import isfinite
 from typing import Any
@@ -42,6 +43,27 @@ def is_json(kind: pa.DataType) -> bool:
 
 def is_uuid(kind: pa.DataType) -> bool:
     return isinstance(kind, pa.UuidType)
+
+
+def unknown_zone(kind: pa.DataType) -> str | None:
+    """The time zone of a type, at any depth, that this machine cannot write an instant in; None if there is none."""
+    if isinstance(kind, pa.DictionaryType):
+        return unknown_zone(kind.value_type)
+    if isinstance(kind, pa.TimestampType):
+        return None if not kind.tz or _is_zone(kind.tz) else kind.tz
+    return (
+        next(filter(None, (unknown_zone(kind.field(n).type) for n in range(kind.num_fields))), None) if pa.types.is_nested(kind) else None
+    )
+
+
+@cache
+def _is_zone(name: str) -> bool:
+    """True if Python and Arrow know the zone: they have a list each, and either is used."""
+    begin = pa.scalar(0, pa.timestamp("s", name))
+    try:
+        return bool(begin.as_py() and begin.cast(pa.string()))
+    except (pa.ArrowInvalid, LookupError, ValueError):  # Python's error for a zone that it does not know is a KeyError
+        return False
 
 
 # ---- in a prompt
@@ -244,7 +266,7 @@ def _structs(column: pa.Array) -> list[Any]:
 
 def _maps(column: pa.Array) -> list[Any]:
     """Pairs, since a map may have keys that are not text, and the same key twice."""
-    whole = column.take(pa.array(range(len(column))))  # `keys` and `items` ignore that an array is a slice
+    whole = column.take(pa.array(range(len(column)), type=pa.int64()))  # `keys` and `items` ignore that an array is a slice
     pairs = [list(pair) for pair in zip(_python(whole.keys), _python(whole.items), strict=True)]
     lengths = pc.if_else(whole.is_valid(), pc.pairwise_diff(whole.offsets).slice(1), None)
     return _lists(lengths, pairs)

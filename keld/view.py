@@ -164,6 +164,7 @@ class _Fitted:
         right: the columns of numbers.
         wrapped: the columns of text, which may go on in a second line.
         dropped_first: the columns that may be omitted, in this order.
+        sums: what stands below each column, if anything does.
     """
 
     names: tuple[str, ...]
@@ -172,17 +173,23 @@ class _Fitted:
     rows: Sequence[tuple[str | Text, ...]]
     styles: Sequence[str] = ()
     dropped_first: tuple[str, ...]
+    sums: tuple[str, ...] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = dict(zip(self.names, self._widths(), strict=True))
         for name in self.dropped_first:
             if sum(shown.values()) > options.max_width:
                 del shown[name]
-        table = Table(box=None, pad_edge=False, header_style="bold")
+        table = Table(box=None, pad_edge=False, header_style="bold", show_footer=bool(self.sums))
+        below = dict(zip(self.names, self.sums, strict=True)) if self.sums else {}
         for name in shown:
             wraps = name in self.wrapped
             table.add_column(
-                name, justify="right" if name in self.right else "left", no_wrap=not wraps, overflow="fold" if wraps else "ellipsis"
+                name,
+                footer=below.get(name, ""),
+                justify="right" if name in self.right else "left",
+                no_wrap=not wraps,
+                overflow="fold" if wraps else "ellipsis",
             )
         for n, row in enumerate(self.rows):
             cells = (cell for name, cell in zip(self.names, row, strict=True) if name in shown)
@@ -191,7 +198,8 @@ class _Fitted:
 
     def _widths(self) -> list[int]:
         """How wide each column is, with the space behind it; one that wraps needs no more than `_LEAST_WRAPPED`."""
-        widest = [max(map(cell_len, map(str, cells))) for cells in zip(self.names, *self.rows, strict=True)]
+        lines = (self.names, *self.rows, *([self.sums] if self.sums else []))
+        widest = [max(map(cell_len, map(str, cells))) for cells in zip(*lines, strict=True)]
         return [2 + (min(width, _LEAST_WRAPPED) if name in self.wrapped else width) for name, width in zip(self.names, widest, strict=True)]
 
 
@@ -297,8 +305,8 @@ def _spend_words(total: Spend) -> list[str]:
         words.append(f"In flight: {usd(total.in_flight_usd)} at most, not counted as paid.")
     if total.unknown_rows:
         words.append(
-            f"Not known: whether {total.unknown_rows:,} rows are on the bill, because the provider lost them or did not reply, or their batch was not "
-            f"found again; {usd(total.unknown_usd)} at most, part of what is in flight."
+            f"Not known: what {total.unknown_rows:,} rows cost, because the provider lost them, did not reply or gave no token counts, or their batch was "
+            f"not found again; {usd(total.unknown_usd)} at most, part of what is in flight."
         )
     return words
 
@@ -309,19 +317,24 @@ def prices_view(quotes: Sequence[Quote], *, all_models: bool) -> RenderableType:
     Args:
         all_models: True if no model was named; then only the batch lane is in `quotes`.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold")
     rates = ("input", "cached", "cache write 5 min", "1 h", "output")
-    for name in ("model", "lane", "requests of", *rates, "source", "dated"):
-        table.add_column(name, justify="right" if name in rates else "left")
+    rows: list[tuple[str, ...]] = []
     for quote in quotes:
         model = f"{quote.provider}:{quote.model}"
         if quote.rates is None:
-            table.add_row(model, quote.lane.value, "", *("?" for _ in rates), "no rate known", "", style="dim")
+            rows.append((model, quote.lane.value, "", *("?" for _ in rates), "no rate known", ""))
             continue
         for bracket in quote.rates.brackets:
             long = f"> {bracket.above:,} tokens" if bracket.above else ""
             dated = "-" if quote.rates.dated is None else f"{quote.rates.dated}"
-            table.add_row(model, quote.lane.value, long, *_rate_cells(bracket), quote.rates.source, dated)
+            rows.append((model, quote.lane.value, long, *_rate_cells(bracket), quote.rates.source, dated))
+    table = _Fitted(
+        names=("model", "lane", "requests of", *rates, "source", "dated"),
+        right=frozenset(rates),
+        wrapped=frozenset(("source",)),
+        rows=rows,
+        dropped_first=("dated", "source", "1 h", "cache write 5 min", "cached"),
+    )
     lines = [
         f"{quote.provider}:{quote.model} {quote.lane.value} is priced by two lists that differ, and the higher rates are used: {quote.rates.conflict}."
         for quote in quotes
@@ -365,28 +378,25 @@ def check_view(check: Check) -> Text:
 
 def findings_view(findings: Sequence[Finding], *, dry_run: bool) -> RenderableType:
     """The batches that the providers have and the ledger does not, what is done with them, and their cost."""
-    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
     sure = sum((found.cost_usd or Decimal(0) for found in findings if found.verdict in _DUE and not found.cost_is_worst), Decimal(0))
     at_most = sum((found.cost_usd or Decimal(0) for found in findings if found.verdict in _DUE and found.cost_is_worst), Decimal(0))
-    footers = {"cost": f"{usd(sure)} + at most {usd(at_most)}" if at_most else usd(sure)}
-    for name in (
-        "batch",
-        "provider",
-        "status",
-        "created",
-        "requests",
-        "shard",
-        "cost",
-        "what is done" if not dry_run else "what would be done",
-    ):
-        table.add_column(name, footer=footers.get(name, ""), justify="right" if name in ("requests", "cost") else "left")
-    for found in findings:
-        words = _DUE[found.verdict] if dry_run and found.verdict in _DUE else _DONE[found.verdict]
-        table.add_row(
-            found.batch_id, found.provider, found.native, instant(found.created_at), "?" if found.requests is None else f"{found.requests:,}",
-            f"{found.job}[{found.partition or '-'}] {found.shard}" if found.job else "-", _cost_words(found), words,
-        )  # fmt: skip
-    return table
+    done = "what is done" if not dry_run else "what would be done"
+    return _Fitted(
+        names=("batch", "provider", "status", "created", "requests", "shard", "cost", done),
+        right=frozenset(("requests", "cost")),
+        wrapped=frozenset(("shard", done)),
+        rows=[_finding_cells(found, dry_run) for found in findings],
+        dropped_first=("created", "requests", "provider", "status"),
+        sums=("", "", "", "", "", "", f"{usd(sure)} + at most {usd(at_most)}" if at_most else usd(sure), ""),
+    )
+
+
+def _finding_cells(found: Finding, dry_run: bool) -> tuple[str, ...]:
+    words = _DUE[found.verdict] if dry_run and found.verdict in _DUE else _DONE[found.verdict]
+    return (
+        found.batch_id, found.provider, found.native, instant(found.created_at), "?" if found.requests is None else f"{found.requests:,}",
+        f"{found.job}[{found.partition or '-'}] {found.shard}" if found.job else "-", _cost_words(found), words,
+    )  # fmt: skip
 
 
 def removals_view(removals: Sequence[Removal], where: str, *, dry_run: bool) -> RenderableType:

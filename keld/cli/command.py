@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from datetime import timedelta
+from errno import EDQUOT, EFBIG, EIO, ENOSPC
 from gc import set_threshold as collect_after
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from keld.runner.finding import Finding
     from keld.status import Status
 
+_FULL = (ENOSPC, EDQUOT, EFBIG, EIO)  # of standard output: whatever else Keld writes has errors of its own
 _SHOWN = 8  # names in a message, at most
 
 
@@ -57,6 +59,14 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             fail("Interrupted. The same command continues where this one stood.", Exit.INTERRUPTED)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # what is left in it would be tried once more at the end, and fail
+            fail(
+                f"The output cannot be written: {os.strerror(error.errno)}. What was sent stays recorded; run the same command again.",
+                Exit.ERROR,
+            )
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -137,7 +147,9 @@ def run(
 ) -> None:
     """Run a partition to its end.  After any interruption, run the same command again: it continues where it was."""
     check_places(source, sink)
-    with _keld() as keld:
+    with refusals():
+        environment = _keld()
+    with environment as keld:
         with refusals(), redirect_stdout(sys.stderr):  # a prompt function of the user's may print
             declared, how = load_job(job), reading(types, encoding, delimiter, quote)
             began = keld.clock()
@@ -254,7 +266,9 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """Cancel a job run: what was not sent is dropped; batches at the provider are cancelled there, and their answers are kept."""
-    with _keld() as keld:
+    with refusals(Exit.ERROR):
+        environment = _keld()
+    with environment as keld:
         with refusals(Exit.ERROR):
             found = _found(keld, job, partition)
             asked = keld.cancel(found.id)

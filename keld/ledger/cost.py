@@ -37,10 +37,10 @@ class CostLine:
         answered: those that have a valid answer.
         paid_usd: what the providers' results say was used, `twice_usd` in it.
         standard_usd: what the same tokens cost in the standard lane; what was paid twice is not in it.
-        estimated_usd: what the shards that completed without a lost row were expected to cost; `estimate_paid_usd` is what they did cost.
+        estimated_usd: what the shards that completed, each row with its cost, were expected to cost; `estimate_paid_usd` is what they did cost.
         twice_usd: the cost of batches whose create took effect after their shard had been sent again.
         reserved_usd: what may still be billed, at worst; `unknown_usd` of it is for `unknown_rows` of which nothing more will be
-            known: lost after they were processed, without a reply, or in a quarantined batch.
+            known: lost after they were processed, without a reply, answered without a count of tokens, or in a quarantined batch.
     """
 
     run_id: str
@@ -94,7 +94,7 @@ def cost_lines(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[CostLi
 
 
 def doubtful_usd(shard: Shard) -> Decimal:
-    """The money that stays reserved for a collected shard: the worst case of its rows that may be billed but are not in the results."""
+    """The money that stays reserved for a collected shard: the worst case of its rows whose cost the results do not tell."""
     return _doubtful(shard.requests, shard.worst_usd, shard.outcomes, shard.error)[1]
 
 
@@ -111,7 +111,8 @@ def in_doubt_usd(requests: int, worst_usd: Decimal, rows: int) -> Decimal:
 def _shards() -> sa.Select[Any]:
     collected = SHARD.c.state == State.COLLECTED
     lost = sa.func.coalesce(SHARD.c.outcomes["lost"].as_integer(), 0)
-    whole = sa.and_(collected, SHARD.c.ended == "completed", lost == 0, SHARD.c.cost_usd.is_not(None))
+    in_doubt = sa.func.coalesce(SHARD.c.error["rows"].as_integer(), 0)
+    whole = sa.and_(collected, SHARD.c.ended == "completed", lost == 0, in_doubt == 0, SHARD.c.cost_usd.is_not(None))
     quarantined = SHARD.c.state == State.QUARANTINED
     given = sa.case((SHARD.c.lane == "batch", SHARD.c.requests), else_=sa.func.coalesce(SHARD.c.done, 0))
     return sa.select(
@@ -151,7 +152,7 @@ def _candidates() -> sa.Select[Any]:
 
 
 def _lossy() -> sa.Select[Any]:
-    """The collected shards with rows that may be billed but are not in the results; few, however large the ledger is."""
+    """The collected shards with rows whose cost the results do not tell; few, however large the ledger is."""
     lost, without_reply = SHARD.c.outcomes["lost"].as_integer(), SHARD.c.error["rows"].as_integer()
     query = sa.select(*_KEY, SHARD.c.requests, SHARD.c.worst_usd, SHARD.c.outcomes, SHARD.c.error).join(RUN, RUN.c.id == SHARD.c.run_id)
     return query.where(SHARD.c.state == State.COLLECTED, sa.or_(lost > 0, without_reply > 0))

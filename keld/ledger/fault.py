@@ -21,6 +21,7 @@ class ShardFault(StrEnum):
     NOT_ANSWERED = "not_answered"  # a realtime run under way whose latest request got no answer; it goes on
     IN_DOUBT = "in_doubt"  # requests of a realtime run that may have been paid, and have no answer
     ANSWERS_LOST = "answers_lost"  # its batch was cancelled, or expired, at a host that then gives no answers back; some rows may be paid
+    UNMETERED = "unmetered"  # some answers do not say how many tokens they used, and so what they cost
     NO_LAST_WORD = "no_last_word"  # given up without progress: the provider did not end it in time
     RESULTS_UNREADABLE = "results_unreadable"  # given up: its batch has ended, but its results could not be read
     FOREIGN_RESULTS = "foreign_results"  # RESULTS_UNREADABLE in ledgers of version 1; not written any more
@@ -43,7 +44,7 @@ class ShardError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Args:
         code: a `ShardFault`, or the provider's own code.
         message: in Keld's own words; None: the code is enough.
-        rows: how many may be billed but are not in the results.
+        rows: how many may be billed although the results do not say what they cost, or do not have them.
         refused, own, status, wait_s: of a create that was refused, and is still to be looked for: the reason, whether it has
             the provider's own format, its HTTP status, and how long the provider asks to wait.
     """

@@ -209,7 +209,21 @@ def _in_common_shape(body: bytes, headers: Mapping[str, str], error_in: ErrorIn 
 def fault_of_no_reply(error: BaseException) -> Fault:
     """The fault of an exception of an HTTP library; the innermost exception says how far the request got."""
     sent = Sent.NO if _transport_fault(error) in _NEVER_SENT else Sent.MAYBE
-    return Fault(sent=sent, cause=cause_of(error))
+    return Fault(sent=sent, cause=cause_of(error) + _by_proxy(error))
+
+
+def _by_proxy(error: BaseException) -> str:
+    """A clause that names the proxy which stands between, if one does: what could not be reached may be the proxy."""
+    request = getattr(error, "_request", None)
+    if not isinstance(request, httpx2.Request):
+        return ""
+    from urllib.request import getproxies, proxy_bypass
+
+    scheme, host = request.url.scheme, request.url.host
+    named = next((name for name in (scheme, "all") if name in getproxies()), None)
+    if named is None or proxy_bypass(host):
+        return ""
+    return f" (by way of the proxy that {named.upper()}_PROXY names)"
 
 
 def unreadable(status: int) -> Fault:

@@ -150,7 +150,19 @@ def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], 
 def _collected(context: RunContext, shard: Shard, tally: Tally, **changes: Any) -> Shard:
     context.files.keep(context.files.shard(shard.id).answers)
     failpoint("collect.done")
+    if tally.unmetered and shard.worst_usd:
+        changes = {"error": _of_unmetered(shard, tally), **changes}
     return context.record(shard, Event.COLLECTED, **_counts(tally), collected_at=context.now(), facts=_findings(tally), **changes)
+
+
+def _of_unmetered(shard: Shard, tally: Tally) -> ShardError:
+    """The fault of answers without a count of tokens: what they cost is not known, and stays reserved at its worst."""
+    without = 0 if shard.error is None else shard.error.rows
+    return ShardError(
+        code=ShardFault.UNMETERED,
+        message=f"{tally.unmetered:,} answers came without their token counts: what they cost is not known",
+        rows=max(without, tally.outcomes[Outcome.LOST]) + tally.unmetered,
+    )
 
 
 def _lost_answers(provider: Provider, shard: Shard, batch: RemoteBatch) -> tuple[Missing, int] | None:
@@ -294,4 +306,4 @@ def _counts(tally: Tally) -> dict[str, Any]:
 
 
 def _findings(tally: Tally) -> dict[str, object]:
-    return {"duplicates": tally.duplicates, "foreign": tally.foreign, "unreadable": tally.unreadable}
+    return {"duplicates": tally.duplicates, "foreign": tally.foreign, "unreadable": tally.unreadable, "unmetered": tally.unmetered}

@@ -256,7 +256,7 @@ class Sweep:
         if shard is not None and batch.state.ended and self.read_results:
             with suppress(KeldError):
                 found = self._tally(shard, batch)
-                cost, is_worst, lost = found.cost_usd, False, found.outcomes[Outcome.LOST]
+                cost, is_worst, lost = found.cost_usd, False, found.outcomes[Outcome.LOST] + found.unmetered
         return Finding(
             provider=self.provider.name, host=self.provider.host, batch_id=batch.id, native=batch.native, created_at=batch.created_at,
             requests=batch.requests, verdict=verdict, job=run.job if run else None, partition=run.partition if run else None,
@@ -314,7 +314,7 @@ def _was_unreadable(shard: Shard) -> bool:
             return True
         case (
             None | ShardFault.WAITS_ITS_TURN | ShardFault.NO_CAPACITY | ShardFault.SAME_FAULT | ShardFault.IN_DOUBT | ShardFault.NO_LAST_WORD
-            | ShardFault.ANSWERS_LOST | ShardFault.REPLY_LOST | ShardFault.NOT_ANSWERED
+            | ShardFault.ANSWERS_LOST | ShardFault.UNMETERED | ShardFault.REPLY_LOST | ShardFault.NOT_ANSWERED
             | ShardFault.CREATE_UNACCOUNTED_FOR
         ):  # fmt: skip
             return False

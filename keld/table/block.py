@@ -12,11 +12,12 @@ import pyarrow as pa
 from pyarrow.compute import run_end_decode
 
 from keld.errors import SourceError, SourceUnavailable
-from keld.value import as_json, as_text, is_json, is_uuid, json_type
+from keld.value import as_json, as_text, is_json, is_uuid, json_type, unknown_zone
 
 BLOCK_BYTES = 1 << 19  # the most a block holds, unless one row alone is larger
 BLOCK_ROWS = 16_384
 ROW_FAULT = "\x01fault"  # a column in which readers say why a single row cannot be asked; null for all other rows
+_DEEPEST = 40  # levels of a nested type: two each in Parquet, whose reader takes 100
 CAST_ROWS = 1_024  # a dictionary or view column shows its size only after conversion: convert few rows at a time
 
 
@@ -65,11 +66,17 @@ def plain_schema(schema: pa.Schema, name: str) -> pa.Schema:
     """The columns in plain types.
 
     Raises:
-        SourceError: two columns have one name.
+        SourceError: two columns have one name, or a column a time zone that this machine does not know.
     """
     twice = [column for column in dict.fromkeys(schema.names) if schema.names.count(column) > 1]
     if twice:
         raise SourceError(f"{name}: two columns of the name {twice[0]!r}. Nothing was sent. Rename one.")
+    for column in schema:
+        if (zone := unknown_zone(column.type)) is not None:
+            raise SourceError(
+                f"{name}: column {column.name!r} is in the time zone {zone!r}, which this machine does not know. Nothing was sent. "
+                "Convert the column, e.g. to UTC, or install the time zone (tzdata)."
+            )
     return pa.schema([(column.name, plain_type(column.type)) for column in schema])
 
 
@@ -77,7 +84,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type that a column of this type is kept as: one layout for equal values, and a type that Parquet has.
 
     A span of months, days and nanoseconds becomes text (ISO 8601); a type that Parquet does not have, at the top or in a nested value
-    (an object without fields, a union), becomes JSON.
+    (an object without fields, a union), or that is too deep for it, becomes JSON.
     """
     types = pa.types
     if isinstance(kind, pa.DictionaryType | pa.RunEndEncodedType):
@@ -92,7 +99,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.binary()
     if types.is_decimal32(kind) or types.is_decimal64(kind):
         return pa.decimal128(kind.precision, kind.scale)
-    return json_type() if types.is_nested(kind) and _has_no_type(kind) else _nested(kind)
+    return json_type() if types.is_nested(kind) and (_has_no_type(kind) or _depth(kind) > _DEEPEST) else _nested(kind)
 
 
 def _has_no_type(kind: pa.DataType) -> bool:
@@ -104,6 +111,11 @@ def _has_no_type(kind: pa.DataType) -> bool:
     if types.is_struct(kind) and not kind.num_fields:
         return True
     return types.is_nested(kind) and any(_has_no_type(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _depth(kind: pa.DataType) -> int:
+    parts = range(kind.num_fields) if pa.types.is_nested(kind) else ()
+    return max((1 + _depth(kind.field(n).type) for n in parts), default=0)
 
 
 def _nested(kind: pa.DataType) -> pa.DataType:

@@ -1,7 +1,7 @@
 """Frame: tables that other libraries hold, and rows as dicts."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -15,7 +15,8 @@ from keld.table.block import CAST_ROWS, ROW_FAULT, Table, plain_schema, table_of
 def of_stream(source: Any) -> Table:
     name = f"{type(source).__module__.partition('.')[0]} {type(source).__name__}"
     # The reader that gives the schema also gives the rows: some sources give their stream only once.
-    opened = [pa.RecordBatchReader.from_stream(source)]
+    with _known_types(name):
+        opened = [pa.RecordBatchReader.from_stream(source)]
     schema = plain_schema(opened[0].schema, name)
 
     def blocks() -> Iterator[pa.RecordBatch]:
@@ -24,6 +25,17 @@ def of_stream(source: Any) -> Table:
         return iter(opened.pop() if opened else pa.RecordBatchReader.from_stream(source))
 
     return table_of(schema, getattr(source, "num_rows", getattr(source, "height", None)), name, blocks)
+
+
+@contextmanager
+def _known_types(name: str) -> Iterator[None]:
+    """Refuses a table with a type that Arrow does not have, such as the Int128 of Polars."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise SourceError(
+            f"{name}: a column has a type that Arrow does not have ({error}). Nothing was sent. Convert that column."
+        ) from None
 
 
 def of_pandas(frame: Any) -> Table:
@@ -54,7 +66,9 @@ def of_pandas(frame: Any) -> Table:
 
 
 def of_lazy_polars(frame: Any) -> Table:
-    schema = plain_schema(frame.collect_schema().to_frame().to_arrow().schema, "polars LazyFrame")
+    with _known_types("polars LazyFrame"):
+        empty = frame.collect_schema().to_frame().to_arrow()
+    schema = plain_schema(empty.schema, "polars LazyFrame")
 
     def blocks() -> Iterator[pa.RecordBatch]:
         for part in frame.collect_batches(maintain_order=True):

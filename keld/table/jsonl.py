@@ -9,7 +9,7 @@ no key, is refused with the whole table.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from keld.table.text import TEXT_BLOCK, Text, check_no_nul, encoding_fault
 from keld.value import is_json, json_type
 
 _LINE_MOST = 64 << 20
+_OPENINGS_MOST = 900  # of brackets and braces in a line that is surely not too deep for any reader
 _CONSTANTS = (b"NaN", b"Infinity", b"-Infinity")  # written by Python's `json` and read by Arrow, but not JSON
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw = msgspec.json.Encoder().encode
@@ -35,10 +36,13 @@ def jsonl_file(place: Place, reading: Reading) -> File:
     """A JSON Lines file with the columns and types of all its lines.
 
     Raises:
-        SourceError: a line is not a JSON object, or larger than 64 MB; names the line.
+        SourceError: a line is not a JSON object, or larger than 64 MB, or nested too deeply; names the line.
     """
     types = reading.column_types()
-    learned = _learn(place, reading, types)
+    try:
+        learned = _learn(place, reading, types)
+    except RecursionError:
+        raise _too_deep(place, "a line") from None
     columns = [(name, plain_type(types[name]) if name in types else kind) for name, kind in learned.types.items()]
     schema = pa.schema([*columns, *([(ROW_FAULT, pa.string())] if learned.faulty else [])])
     return File(
@@ -94,7 +98,26 @@ def _checked(place: Place, reading: Reading, chunk: _Chunk) -> _Chunk:
         chunk.data.decode()
     except UnicodeError:
         raise encoding_fault(place, reading.encoding) or _changed(place) from None
+    if chunk.data.count(b"[") + chunk.data.count(b"{") - chunk.data.count(b"\n") > _OPENINGS_MOST:
+        _check_depth(place, chunk)
     return chunk
+
+
+def _check_depth(place: Place, chunk: _Chunk) -> None:
+    """Passes if no line is nested so deeply that Arrow's reader, which counts no levels, would end the process."""
+    for number, line in chunk.lines():
+        if line.count(b"[") + line.count(b"{") > _OPENINGS_MOST:
+            with suppress(msgspec.MsgspecError):  # told later
+                try:
+                    _fields.decode(line)
+                except RecursionError:
+                    raise _too_deep(place, f"line {number}") from None
+
+
+def _too_deep(place: Place, what: str) -> SourceError:
+    return SourceError(
+        f"{place.uri}: {what} is nested too deeply. Nothing was sent. Correct it, or write that value as text.", source=place.uri
+    )
 
 
 def _changed(place: Place) -> SourceError:
@@ -297,16 +320,10 @@ def _both(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def settled(kind: pa.DataType) -> pa.DataType:
-    """The final type: text for a column without any value; JSON for an object without fields, which Parquet has no type for."""
+    """The final type: text for a column without any value; JSON for what Parquet has no type for, such as an object without fields."""
     if pa.types.is_null(kind):
         return pa.string()
-    return json_type() if _is_bare(kind) else _filled(kind)
-
-
-def _is_bare(kind: pa.DataType) -> bool:
-    if isinstance(kind, pa.StructType):
-        return not kind.num_fields or any(_is_bare(part.type) for part in kind)
-    return isinstance(kind, pa.ListType) and _is_bare(kind.value_type)
+    return json_type() if is_json(plain_type(kind)) else _filled(kind)
 
 
 def _filled(kind: pa.DataType) -> pa.DataType:

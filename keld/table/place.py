@@ -173,6 +173,10 @@ def unreadable(place: Place, error: Exception) -> SourceError:
         )
     if isinstance(error, FileNotFoundError):
         return SourceUnavailable(f"{place.uri}: no such file. Nothing was sent. Check the path and the partition's key.", source=place.uri)
+    if isinstance(error, pa.ArrowNotImplementedError):  # it will not be otherwise at the next try
+        return SourceError(
+            f"{place.uri}: Arrow cannot read this file: {error}. Nothing was sent. Write it without that type.", source=place.uri
+        )
     return SourceUnavailable(
         f"{place.uri}: cannot be read: {error}. Nothing was sent. Check access, and that the file is complete.", source=place.uri
     )

@@ -51,9 +51,9 @@ def write_table(sink: PathLike, schema: pa.Schema, batches: Iterable[pa.RecordBa
     place, form = _sink_place(sink, partition)
     rows = 0
     with Landing(place, _sink_error) as landing:
-        writer = _writer(landing, schema, place, form)
+        writer = _writer(landing, schema, place, form, _PAID)
         for batch in batches:
-            with _form_faults(place, form):
+            with _form_faults(place, form, _PAID):
                 writer.write(batch)
             rows += batch.num_rows
         writer.close()
@@ -81,8 +81,8 @@ def try_sink(sink: PathLike, schema: pa.Schema, *, partition: str | None = None)
             sink=place.uri,
         )
     with suppress(_Writable), Landing(place, _unsent_error) as landing:
-        writer = _writer(landing, schema, place, form)
-        with _form_faults(place, form):
+        writer = _writer(landing, schema, place, form, _UNSENT)
+        with _form_faults(place, form, _UNSENT):
             writer.write(pa.RecordBatch.from_pylist([], schema=schema))
         writer.close()
         raise _Writable  # so that no file appears
@@ -174,20 +174,24 @@ class ParquetSink:
         self._stack.__exit__(kind, error, trace)
 
 
-def _writer(landing: Landing, schema: pa.Schema, place: Place, form: str) -> Writer:
-    with _form_faults(place, form):
+# What became of the rows if a form cannot hold them: at the end of a job run, and before its beginning.
+_PAID = "Nothing of it was kept; all answers are safe in staging and are not asked again."
+_UNSENT = "Nothing was sent."
+
+
+def _writer(landing: Landing, schema: pa.Schema, place: Place, form: str, then: str) -> Writer:
+    with _form_faults(place, form, then):
         return CsvWriter(landing, schema, delimiter=delimiter_of(place.path)) if form == "csv" else WRITERS[form](landing, schema)
 
 
 @contextmanager
-def _form_faults(place: Place, form: str) -> Iterator[None]:
+def _form_faults(place: Place, form: str, then: str) -> Iterator[None]:
     """Turns a writer's error about a type that it cannot write into a `SinkRefused`."""
     try:
         yield
     except (pa.ArrowException, TypeError, ValueError) as error:  # also raised by JSON's encoder
         raise SinkRefused(
-            f"{place.uri}: {form} cannot hold these columns: {error}. Nothing of it was kept. Take another sink, e.g. one that ends in .parquet; "
-            "all answers are safe in staging and are not asked again.",
+            f"{place.uri}: {form} cannot hold these columns: {error}. {then} Take another sink, e.g. one that ends in .parquet.",
             sink=place.uri,
         ) from error
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from keld.cli.failure import Exit, in_options
 from keld.emulator import Emulator
 from keld.emulator.server import exports
 from keld.providers.account import ACCOUNTS
-from keld.view import list_view, plan_view, status_view, usd
+from keld.view import findings_view, list_view, plan_view, prices_view, status_view, usd
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs/reference/cli.md").read_text()
@@ -336,6 +337,30 @@ main()
     assert (ended.returncode, ended.stderr) == (Exit.INTERRUPTED, "")
 
 
+@pytest.mark.parametrize("words", [["prices", "openai:gpt-5-mini"], ["prices", "openai:gpt-5-mini", "--json"]], ids=" ".join)
+def test_a_full_disk_behind_standard_output_has_no_traceback(words: list[str]) -> None:
+    """`keld spend --csv > report.csv` on a full disk; `/dev/full` is one."""
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-m", "keld", *words], check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (Exit.ERROR, 1)
+    assert "The output cannot be written: No space left on device." in ended.stderr
+
+
+@pytest.mark.parametrize("value", ['"{}"', "'{}'", "{}\n", " {}"])
+@pytest.mark.parametrize(("name", "holds"), [("KELD_HOME", "home"), ("KELD_NAMESPACE", "team"), ("KELD_LEDGER_URL", "sqlite:///a.db")])
+def test_a_variable_with_the_quotes_of_a_file_of_variables_is_no_other_place(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, name: str, holds: str, value: str
+) -> None:
+    """`docker --env-file` keeps quotes (github.com/docker/cli/issues/3630): the job run was not found in a home of that name, and all was paid again."""
+    monkeypatch.setenv(name, value.format(holds))
+    for refused in (_run(), _keld("plan", "jobs.py:labels", "-s", "in.parquet")):
+        assert refused.exit_code == Exit.REFUSED
+        assert f"{name} has quotation marks or blanks around its value" in refused.stderr
+        assert holds not in refused.stderr.replace(name, "")
+    assert _keld("cancel", "labels").exit_code == _keld("status").exit_code == Exit.ERROR
+    assert emulator.bill() == []
+
+
 # --- the shape of --json ----------------------------------------------------------------------------------------------
 
 
@@ -439,6 +464,24 @@ def test_a_narrow_terminal_has_fewer_columns_and_no_half_figures(emulator: Emula
     for whole in ("monday", "finished", usd(status.cost_usd), status.batches[0].batch_id or "", "openai:gpt-5-mini", "standard"):
         assert whole in text
     assert ("turnaround" in text) == (width == 240)
+
+
+@pytest.mark.parametrize("width", [80, 100, 240])
+def test_a_terminal_of_80_columns_shows_whole_prices_and_whole_ids_of_batches(width: int) -> None:
+    """An id is looked up at the provider's dashboard, and a price is compared."""
+    quotes = keld.Keld().prices(["anthropic:claude-sonnet-4-5"])
+    stray = keld.Finding(
+        provider="openai", host="h", batch_id=f"batch_{'f' * 32}", native="completed", created_at=datetime.now(UTC), requests=1_000,
+        verdict=keld.Verdict.ANOTHERS,
+    )  # fmt: skip
+    with Console(width=width) as console, console.capture() as shown:
+        console.print(prices_view(quotes, all_models=False))
+        console.print(findings_view([stray], dry_run=True))
+    text = shown.get()
+    assert "…" not in text
+    for whole in ("anthropic:claude-sonnet-4-5", "> 200,000 tokens", "22.5", stray.batch_id):
+        assert whole in text
+    assert ("genai-prices" in text) == (width == 240)
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])

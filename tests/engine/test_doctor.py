@@ -176,6 +176,21 @@ def test_a_proxy_or_certificates_of_the_environment_that_cannot_be_used(
     assert "unset" in address.fix
 
 
+@pytest.mark.parametrize(("spared", "named"), [("", True), ("127.0.0.1", False)])
+def test_a_proxy_that_is_down_is_named_as_what_stands_between(
+    open_keld: Open, monkeypatch: pytest.MonkeyPatch, spared: str, named: bool
+) -> None:
+    """Of a host that is up, "nothing listens there" is no help."""
+    for name in ("http_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://user:canary@127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", spared)
+    found = told(open_keld(), "openai")
+    assert ("address" in found) == named  # else all is well
+    said = " ".join(check.finding for check in found.values())
+    assert ("by way of the proxy that HTTP_PROXY names" in said) == named and "canary" not in said
+
+
 def test_a_server_of_ones_own_behind_a_proxy_that_cannot_be_used_has_no_list_of_models(
     open_keld: Open, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,13 @@ def test_a_batch_that_lost_rows_says_nothing_of_the_estimate(ledger: Ledger) -> 
     assert [(one.estimated_usd, one.estimate_paid_usd) for one in ledger.costs.lines("default")] == [(0, 0)]
 
 
+def test_a_batch_of_which_some_costs_are_not_known_says_nothing_of_the_estimate(ledger: Ledger) -> None:
+    """Its answers came without counts of tokens, and would seem to have cost nothing."""
+    enter(ledger, "r" * 32, {**DONE, **MONEY, "error": ShardError(code=ShardFault.UNMETERED, rows=1)})
+    [cost_line] = ledger.costs.lines("default")
+    assert (cost_line.estimated_usd, cost_line.estimate_paid_usd) == (0, 0)
+
+
 def test_a_batch_that_was_cut_short_says_nothing_of_the_estimate(ledger: Ledger) -> None:
     """It was estimated for all of its rows, and paid for some."""
     enter(ledger, "r" * 32, {**DONE, **MONEY, "ended": "expired"})
@@ -217,6 +224,7 @@ def test_what_may_still_be_billed_is_in_flight(ledger: Ledger, state: State) -> 
     [
         ({"outcomes": {"answered": 3, "lost": 1}}, 1),
         ({"error": ShardError(code=ShardFault.IN_DOUBT, rows=2)}, 2),
+        ({"error": ShardError(code=ShardFault.UNMETERED, rows=4), "outcomes": {"answered": 4}}, 4),
         ({"outcomes": {"answered": 4}}, 0),
     ],
 )

@@ -74,6 +74,17 @@ def test_an_odd_host_costs_no_row_and_no_second_purchase(open_desk: Callable[...
     assert (desk.host.creates, desk.paid()) == (1, Counter(dict.fromkeys(range(6), 1)))
 
 
+@pytest.mark.parametrize("quirk", ["bare", "nulls"])
+def test_answers_without_a_count_of_tokens_are_not_free_and_stay_reserved(open_desk: Callable[..., Desk], peer: Peer, quirk: str) -> None:
+    """As LiteLLM's batches once did (github.com/BerriAI/litellm/issues/35363): spend was $0.00 without a word, and no budget held."""
+    desk = open_desk(peer, quirk)
+    status = desk.run(ceiling_usd=1)
+    total = desk.keld.spend().total
+    assert (status.answered, status.cost_usd, total.unknown_rows) == (6, 0, 6)
+    assert status.reserved_usd == total.unknown_usd > 0
+    assert "6 answers came without their token counts" in str(status.batches[0].error)
+
+
 LISTS = [
     (), ("no_has_more",), ("endless_list",), ("oldest_first",), ("millis",), ("iso",), ("no_time",), ("no_metadata",), ("odd_ids",), ("ok_errors",),
     ("text_errors",), ("null_list",), ("no_metadata", "oldest_first"), ("no_metadata", "no_has_more"),

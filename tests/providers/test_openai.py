@@ -221,6 +221,13 @@ LINES: list[tuple[str, dict[str, Any], Outcome, bool]] = [
     ("cancelled", {"response": None, "error": {"code": "batch_cancelled"}}, Outcome.CANCELLED, True),
     ("error as text", {"response": None, "error": "An error occurred"}, Outcome.ERRORED, True),
     ("no choices", {"response": {"status_code": 200, "body": {"choices": []}}}, Outcome.INVALID, False),
+    ("a 200 with its provider's 429", {"response": {"status_code": 200, "body": {"choices": None, "usage": None, "error": {"message": "Provider returned error", "code": 429}}}}, Outcome.ERRORED, True),
+    ("a 200 with an error for good", {"response": {"status_code": 200, "body": {"error": {"message": "no", "code": 400}}}}, Outcome.ERRORED, False),
+    ("a response that failed", {"response": {"status_code": 200, "body": {"status": "failed", "error": {"code": "server_error", "message": "x"}, "output": []}}}, Outcome.ERRORED, True),
+    ("a body of nulls", {"response": {"status_code": 200, "body": {"id": None, "choices": None, "created": 1768361801, "model": None, "usage": None}}}, Outcome.ERRORED, True),
+    ("broken off", {"response": {"status_code": 200, "body": {"choices": [{"finish_reason": "insufficient_system_resource", "message": {"content": "Dear cust"}}]}}}, Outcome.INVALID, True),
+    ("stopped with an error", {"response": {"status_code": 200, "body": {"choices": [{"finish_reason": "error", "message": {"content": "Dear cust"}}]}}}, Outcome.INVALID, True),
+    ("cut off, in Anthropic's word", {"response": {"status_code": 200, "body": {"choices": [{"finish_reason": "max_tokens", "message": {"content": "Dear cust"}}]}}}, Outcome.INVALID, False),
     ("filtered", {"response": {"status_code": 200, "body": {"choices": [FILTERED]}}}, Outcome.REFUSED, False),
 ]  # fmt: skip
 

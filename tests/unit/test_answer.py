@@ -238,6 +238,14 @@ def test_counts_that_cannot_be_make_nothing_cheaper_and_stop_no_one(tmp_path: Pa
     assert [row["keld_cost_pico"] for row in rows] == [pico, 20 * 10**6]
 
 
+def test_answers_without_a_count_of_tokens_are_counted_and_a_refusal_without_one_is_not(tmp_path: Path) -> None:
+    """A gateway that leaves `usage` out makes nothing free (github.com/BerriAI/litellm/issues/35363)."""
+    replies = [_good(0), _good(1, input_tokens=0, output_tokens=0), Reply(custom_id=custom_id(NONCE, 2), outcome=Outcome.REFUSED)]
+    (tmp_path / "result.jsonl").write_text("any\n")
+    tally = judge_results([tmp_path / "result.jsonl"], lambda _: replies, _sent([0, 1, 2]), OUTPUT, tmp_path / "answers.parquet")
+    assert tally.unmetered == 1
+
+
 @pytest.mark.parametrize(
     ("lane", "tier", "billed_in"),
     [

@@ -563,6 +563,23 @@ def test_a_pandas_frame_as_people_have_them_is_read_or_refused_in_words(frame: A
             open_table(frame)
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_polars_frame_with_a_type_that_arrow_does_not_have_is_refused_in_words(lazy: bool) -> None:
+    """It ended with `ArrowInvalid: Invalid or unsupported format string: '_pli128'`."""
+    import polars as pl
+
+    frame = pl.DataFrame({"id": [1]}, schema={"id": pl.Int128})
+    with pytest.raises(SourceError, match=r"a type that Arrow does not have.*Nothing was sent"):
+        open_table(frame.lazy() if lazy else frame)
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("us", "Mars/Olympus"), pa.list_(pa.timestamp("ns", "UTC+02:00"))])
+def test_a_time_zone_that_this_machine_does_not_know_is_refused_before_anything_is_sent(kind: pa.DataType) -> None:
+    """Of .NET's names, or where tzdata is not installed: an instant could be shown in no prompt and written to no text file, which was found when all was paid."""
+    with pytest.raises(SourceError, match=r"column 'at' is in the time zone .*Nothing was sent"):
+        open_table(pa.table({"id": [1], "at": pa.nulls(1, kind)}))
+
+
 def test_a_period_of_pandas_is_its_text_and_not_its_number() -> None:
     """Arrow has no such type; the number that pandas stores, months since 1970, would stand in the prompt."""
     months = pd.PeriodIndex(["2026-01", pd.NaT], freq="M")

@@ -325,6 +325,28 @@ def test_a_line_of_many_megabytes_is_read(tmp_path: Path) -> None:
     assert len(_rows(_open(tmp_path, "t.jsonl", json.dumps({"a": "x" * 5_000_000}) + '\n{"a":"y"}\n'))) == 2
 
 
+@pytest.mark.parametrize("levels", [60, 300])
+def test_a_value_that_is_nested_deeper_than_parquet_can_hold_is_kept_as_json(levels: int, tmp_path: Path) -> None:
+    """A syntax tree is one; Parquet's reader ended with "schema too deeply nested", after the rows were staged."""
+    value = "[" * levels + "1" + "]" * levels
+    table = _open(tmp_path, "t.jsonl", f'{{"id":1,"tree":{value}}}\n')
+    assert table.schema.field("tree").type == pa.json_(pa.string())
+    assert _rows(table)[0]["tree"] == value
+
+
+@pytest.mark.parametrize("levels", [600, 5_000, 50_000])
+def test_a_line_that_is_nested_too_deeply_is_refused_and_does_not_end_the_process(levels: int, tmp_path: Path) -> None:
+    """Arrow's reader counts no levels: a process that read ten thousand of them was killed by the system."""
+    with pytest.raises(SourceError, match=r"line.* is nested too deeply. Nothing was sent"):
+        _open(tmp_path, "t.jsonl", '{"id":1,"v":' + "[" * levels + "]" * levels + "}\n")
+
+
+def test_a_line_with_many_objects_side_by_side_has_their_types(tmp_path: Path) -> None:
+    """Depth is what is refused, not size."""
+    table = _open(tmp_path, "t.jsonl", json.dumps({"id": 1, "turns": [{"role": "user"}] * 2_000}) + "\n")
+    assert table.schema.field("turns").type == pa.list_(pa.struct([("role", pa.string())]))
+
+
 # --- what people call a table -----------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from keld.job import Job
 from keld.snapshot import take
-from keld.table import open_table, read_parquet, write_table
+from keld.table import open_table, read_parquet, try_sink, write_table
 from keld.value import csv_texts, encode, jsonable, readable
 
 U = UUID(int=7)
@@ -114,6 +114,7 @@ def test_a_value_of_every_type_comes_out_of_every_sink(
         assert json.loads(asked[0]) == prompt
     plain = [batch.select(["id", "x"]) for batch in batches]
     for name in ("o.csv", "o.jsonl", "o.parquet"):
+        try_sink(tmp_path / name, plain[0].schema)
         write_table(tmp_path / name, plain[0].schema, plain)
     with (tmp_path / "o.csv").open(newline="") as file:
         rows = list(csv.reader(file))

@@ -43,7 +43,6 @@ STRICT = Subset(whose="Mistral's strict mode", first_keys_differ=False)
 # docs.mistral.ai/capabilities/embeddings, Nov 2026: mistral-embed has 1,024 dimensions and no `output_dimension`; codestral-embed takes it.
 _FIXED_DIMENSIONS = {"mistral-embed": 1_024}
 _CACHE_BLOCK = 64  # tokens: what is cached is a multiple of it
-_CUT_OFF = frozenset(("length", "model_length"))
 
 
 def error_in(body: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any] | None:
@@ -83,13 +82,7 @@ def judge(custom_id: str, status: int, body: Body) -> Reply:
         said = f"{reply_words(status, code_of(error.get('code') or error.get('type')))}: {scrubbed(str(error.get('message') or ''))}"
         retryable = status in RETRYABLE_STATUS or status >= 500
         return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=said, retryable=retryable)
-    reply = openai_answer.judge(custom_id, status, body)
-    finish = body.choices[0].finish_reason if body.choices else None
-    if finish in _CUT_OFF:
-        return msgspec.structs.replace(reply, outcome=Outcome.INVALID, content=None, error="cut off at max_output_tokens")
-    if finish == "error":
-        return msgspec.structs.replace(reply, outcome=Outcome.INVALID, content=None, error="the model stopped with an error")
-    return reply
+    return openai_answer.judge(custom_id, status, body)
 
 
 @dataclass(frozen=True, slots=True)

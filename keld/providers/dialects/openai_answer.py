@@ -15,6 +15,11 @@ from keld.providers.line import RETRYABLE_STATUS
 from keld.providers.word import reply_words
 from keld.reply import Reply
 
+# As `length`: the Messages API's word, which gateways pass on, and Mistral's for a full context.
+_CUT_OFF = frozenset(("length", "max_tokens", "model_length"))
+# The host broke the answer off: OpenRouter and Mistral; vLLM and SGLang; DeepSeek (docs.rs/ds-api 0.10.7, 1 Dec 2026).
+_BROKEN_OFF = frozenset(("error", "abort", "insufficient_system_resource"))
+
 
 class _Error(msgspec.Struct, gc=False):
     code: str | int | None = None
@@ -83,17 +88,21 @@ class Body(msgspec.Struct, gc=False):
 def judge(custom_id: str, status: int, body: Body) -> Reply:
     """The outcome, content and usage of an answer."""
     if status != 200:
-        retryable = status in RETRYABLE_STATUS or status >= 500
-        return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=_said(status, body.error), retryable=retryable)
+        return _errored(custom_id, status, body)
+    if body.error and not (body.choices or body.output or body.data):
+        # OpenRouter passes on its providers' failures so (github.com/UKGovernmentBEIS/inspect_ai/issues/1534), a failed response comes so, too.
+        code = body.error.code if isinstance(body.error, _Error) else None
+        return _errored(custom_id, code if isinstance(code, int) else 0, body)
     usage = body.usage or _Usage()
     details = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
-    outcome, content, error = _content(body)
+    outcome, content, error, retryable = _content(body)
     return Reply(
         custom_id=custom_id,
         outcome=outcome,
         content=content,
         parts=_vectors(body.data) if body.data is not None and len(body.data) > 1 else None,
         error=error,
+        retryable=retryable,
         model=body.model,
         tier=body.service_tier,
         input_tokens=usage.prompt_tokens or usage.input_tokens or 0,
@@ -103,16 +112,24 @@ def judge(custom_id: str, status: int, body: Body) -> Reply:
     )
 
 
-def _content(body: Body) -> tuple[Outcome, Any, str | None]:
+def _errored(custom_id: str, status: int, body: Body) -> Reply:
+    retryable = status in RETRYABLE_STATUS or status >= 500
+    return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=_said(status, body.error), retryable=retryable)
+
+
+def _content(body: Body) -> tuple[Outcome, Any, str | None, bool]:
+    """Outcome, content, reason, and whether another try may end better."""
     if body.data is not None:
         vector = body.data[0].embedding if body.data else None
-        return (Outcome.ANSWERED, vector, None) if vector else (Outcome.INVALID, None, "an answer without an embedding")
+        return (Outcome.ANSWERED, vector, None, False) if vector else (Outcome.INVALID, None, "an answer without an embedding", False)
     if body.choices is not None:
         choice = body.choices[0] if body.choices else _Choice()
         message = choice.message or _Message()
         text = message.content if not isinstance(message.content, list) else "".join(part.text or "" for part in message.content)
         return _judged(text, message.refusal, choice.finish_reason)
-    parts = [part for item in body.output or () if item.type in (None, "message") for part in item.content or ()]
+    if body.output is None:  # OpenRouter's, now and then (github.com/pydantic/pydantic-ai/pull/6885)
+        return Outcome.ERRORED, None, "a reply without an answer or an error", True
+    parts = [part for item in body.output if item.type in (None, "message") for part in item.content or ()]
     text = "".join(part.text or "" for part in parts) or None
     refusal = next((part.refusal for part in parts if part.refusal), None)
     reason = body.incomplete_details.reason if body.incomplete_details else None
@@ -128,14 +145,16 @@ def _vectors(data: list[_Vector]) -> list[Any] | None:
     return found if all(found) else None
 
 
-def _judged(text: str | None, refusal: str | None, finish: str | None) -> tuple[Outcome, Any, str | None]:
+def _judged(text: str | None, refusal: str | None, finish: str | None) -> tuple[Outcome, Any, str | None, bool]:
     if refusal:
-        return Outcome.REFUSED, None, "the model refused"
+        return Outcome.REFUSED, None, "the model refused", False
     if finish == "content_filter":
-        return Outcome.REFUSED, None, "stopped by the content filter"
-    if finish == "length":
-        return Outcome.INVALID, None, "cut off at max_output_tokens"
-    return (Outcome.ANSWERED, text, None) if text is not None else (Outcome.INVALID, None, "an answer without content")
+        return Outcome.REFUSED, None, "stopped by the content filter", False
+    if finish in _CUT_OFF:
+        return Outcome.INVALID, None, "cut off at max_output_tokens", False
+    if finish in _BROKEN_OFF:
+        return Outcome.INVALID, None, f"the model stopped with an error ({finish})", True
+    return (Outcome.ANSWERED, text, None, False) if text is not None else (Outcome.INVALID, None, "an answer without content", False)
 
 
 def _said(status: int, error: _Error | str | None) -> str:
