@@ -111,8 +111,8 @@ class Keld:
                 field="home",
             )
         address = ledger_url or _variable("KELD_LEDGER_URL") or f"sqlite:///{self.home / 'ledger.db'}"
-        scheme, _, file = address.partition("sqlite:///")
-        self.ledger_url = address if scheme else f"sqlite:///{_expanded(file)}"
+        file = address.removeprefix("sqlite:///")
+        self.ledger_url = address if file == address else f"sqlite:///{_expanded(file)}"
         self._namespace = Namespace.of(namespace or _variable("KELD_NAMESPACE"), default_namespace)
         self.clock = clock
         self.settings = settings or Settings()
