@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from keld.errors import InvalidAnswer
 from keld.gpu_time import Split
-from keld.outcome import Outcome
+from keld.outcome import ANSWERED, Outcome
 from keld.price import PICO, Lane, Rates
 from keld.reply import Reply
 from keld.request import custom_id, pack_of, positions_of
@@ -68,7 +68,7 @@ class Tally:
 
     @property
     def answered(self) -> int:
-        return self.outcomes[Outcome.ANSWERED]
+        return self.outcomes[ANSWERED]
 
 
 # Names that no field of an answer can have: `environment` refuses `keld_` there.
@@ -254,11 +254,12 @@ def _unpacked(line: Reply, sent: Sent) -> list[tuple[Reply, int]]:
 
 # Engines read a prompt in parallel and write an answer token by token: one token of output takes as long as some ten of input.
 _INPUT_A_TOKEN = 10
+_WORKED_ON = (ANSWERED, Outcome.INVALID, Outcome.REFUSED)
 
 
 def _weight(reply: Reply) -> int:
     """The part of a host's time that an answer took, by its tokens; 0 if the row was refused."""
-    if reply.outcome not in (Outcome.ANSWERED, Outcome.INVALID, Outcome.REFUSED):
+    if reply.outcome not in _WORKED_ON:
         return 0
     return max(1, min(_INPUT_A_TOKEN * reply.output_tokens + reply.input_tokens, _TOKENS_MOST))
 
@@ -292,7 +293,7 @@ def _judge(
     outcomes, errors, retryable = ([*map(attrgetter(name), replies)] for name in ("outcome", "error", "retryable"))
     decoded: list[Any] = [None] * len(replies)
     for at, reply in enumerate(replies):
-        if reply.outcome is Outcome.ANSWERED:
+        if reply.outcome is ANSWERED:
             try:
                 decoded[at] = decode(reply.content)
             except InvalidAnswer as why:
@@ -301,12 +302,12 @@ def _judge(
     answers = output.to_arrow(decoded)
     if sent.unsatisfied is not None:
         vain = [outcome in (Outcome.INVALID, Outcome.REFUSED) for outcome in outcomes]
-        wanting = sent.unsatisfied(answers) & np.array([outcome is Outcome.ANSWERED for outcome in outcomes])
+        wanting = sent.unsatisfied(answers) & np.array([outcome is ANSWERED for outcome in outcomes])
         retryable = (np.array(retryable) | vain | wanting).tolist()
-    others = [outcome for outcome in outcomes if outcome is not Outcome.ANSWERED]
+    others = [outcome for outcome in outcomes if outcome is not ANSWERED]
     tally.outcomes.update(others)
     if len(others) < len(outcomes):  # else it would be there with 0
-        tally.outcomes[Outcome.ANSWERED] += len(outcomes) - len(others)
+        tally.outcomes[ANSWERED] += len(outcomes) - len(others)
     tally.retryable += sum(retryable)
     tally.cost_usd += Decimal(int(cost.sum())) / PICO
     tally.standard_usd += Decimal(int(standard.sum())) / PICO
@@ -358,7 +359,7 @@ def _unmetered(replies: list[Reply], tokens: NDArray[np.int64], sent: Sent) -> i
     """The number of answers without a count of their tokens, at a host or gateway that leaves it out."""
     if tokens.all() or (sent.weights is not None and tokens.any()):  # a short row's share of its request's tokens may be none
         return 0
-    return sum(replies[at].outcome in (Outcome.ANSWERED, Outcome.INVALID) for at in np.flatnonzero(tokens == 0).tolist())
+    return sum(replies[at].outcome in (ANSWERED, Outcome.INVALID) for at in np.flatnonzero(tokens == 0).tolist())
 
 
 _COUNTS = tuple(map(attrgetter, ("input_tokens", "cached_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens")))

@@ -23,3 +23,7 @@ class Outcome(StrEnum):
     UNASKABLE = "unaskable"  # the row has no valid prompt; never sent
     OVER_CEILING = "over_ceiling"  # not asked: it could have exceeded the ceiling
     UNASKED = "unasked"  # the job run was cancelled before the row was sent
+
+
+# For what is done with each answer: Python 3.11 takes 80 ns to find a member of an enumeration by its name.
+ANSWERED, ERRORED = Outcome.ANSWERED, Outcome.ERRORED

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from keld.outcome import Outcome
+from keld.outcome import ERRORED, Outcome
 from keld.providers.fault import scrubbed
 from keld.providers.line import lines_of
 from keld.providers.part import Dialect, Envelope
@@ -120,7 +120,7 @@ def _reply(line: _Line[Any], dialect: Dialect) -> Reply:
     response = line.response
     if response is not None and response.body is not None:
         reply = dialect.judge(line.custom_id, response.status_code or 0, response.body)
-        if reply.outcome is Outcome.ERRORED and line.error and getattr(response.body, "error", None) is None:
+        if reply.outcome is ERRORED and line.error and getattr(response.body, "error", None) is None:
             return msgspec.structs.replace(
                 reply, error=_said(line.error, response.status_code)
             )  # some hosts put the error beside the response

@@ -14,7 +14,7 @@ import msgspec
 
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob
-from keld.outcome import Outcome
+from keld.outcome import ANSWERED, Outcome
 from keld.price import Lane
 from keld.providers.base import NO_EMBEDDINGS, Fit
 from keld.providers.dialects.anthropic_schema import obstacle, schema_format
@@ -211,7 +211,7 @@ def _content(body: Body) -> tuple[Outcome, Any, str | None]:
         case "pause_turn" | "tool_use":
             return Outcome.INVALID, None, f"stopped for {body.stop_reason}"
     texts = [block.text for block in body.content or () if block.type in (None, "text") and block.text is not None]
-    return (Outcome.ANSWERED, "".join(texts), None) if texts else (Outcome.INVALID, None, "an answer without content")
+    return (ANSWERED, "".join(texts), None) if texts else (Outcome.INVALID, None, "an answer without content")
 
 
 def _errored(custom_id: str, error: Body) -> Reply:

@@ -15,7 +15,7 @@ import msgspec
 
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob
-from keld.outcome import Outcome
+from keld.outcome import ANSWERED, Outcome
 from keld.price import Lane
 from keld.providers.base import NO_EMBEDDINGS, Fit
 from keld.providers.dialects import converse_schema
@@ -218,7 +218,7 @@ def _content(body: Body) -> tuple[Outcome, Any, str | None]:
         return stopped[0], None, stopped[1]
     message = body.output.message if body.output else None
     texts = [block.text for block in (message.content if message else None) or () if block.text is not None]
-    return (Outcome.ANSWERED, "".join(texts), None) if texts else (Outcome.INVALID, None, "an answer without content")
+    return (ANSWERED, "".join(texts), None) if texts else (Outcome.INVALID, None, "an answer without content")
 
 
 def _errored(custom_id: str, status: int, body: Body) -> Reply:

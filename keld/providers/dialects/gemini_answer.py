@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from keld.outcome import Outcome
+from keld.outcome import ANSWERED, Outcome
 from keld.providers.fault import code_of, scrubbed
 from keld.providers.line import RETRYABLE_STATUS
 from keld.reply import Reply
@@ -126,7 +126,7 @@ def _content(body: Body) -> tuple[Outcome, Any, str | None, bool]:
     """Outcome, content, reason, and whether another try may end better."""
     if body.embedding is not None:
         vector = body.embedding.values
-        return (Outcome.ANSWERED, vector, None, False) if vector else (Outcome.INVALID, None, "an answer without an embedding", False)
+        return (ANSWERED, vector, None, False) if vector else (Outcome.INVALID, None, "an answer without an embedding", False)
     if not body.candidates:
         blocked = body.prompt_feedback.block_reason if body.prompt_feedback else None
         if blocked:
@@ -142,7 +142,7 @@ def _content(body: Body) -> tuple[Outcome, Any, str | None, bool]:
         return Outcome.INVALID, None, f"stopped for {code_of(reason)}", reason in _BY_CHANCE
     parts = candidate.content.parts if candidate.content else None
     texts = [part.text for part in parts or () if part.text is not None and not part.thought]
-    return (Outcome.ANSWERED, "".join(texts), None, False) if texts else (Outcome.INVALID, None, "an answer without content", False)
+    return (ANSWERED, "".join(texts), None, False) if texts else (Outcome.INVALID, None, "an answer without content", False)
 
 
 def _number(count: int | str | None) -> int:

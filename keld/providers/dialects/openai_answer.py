@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from keld.outcome import Outcome
+from keld.outcome import ANSWERED, Outcome
 from keld.providers.fault import scrubbed
 from keld.providers.line import RETRYABLE_STATUS
 from keld.providers.word import reply_words
@@ -121,7 +121,7 @@ def _content(body: Body) -> tuple[Outcome, Any, str | None, bool]:
     """Outcome, content, reason, and whether another try may end better."""
     if body.data is not None:
         vector = body.data[0].embedding if body.data else None
-        return (Outcome.ANSWERED, vector, None, False) if vector else (Outcome.INVALID, None, "an answer without an embedding", False)
+        return (ANSWERED, vector, None, False) if vector else (Outcome.INVALID, None, "an answer without an embedding", False)
     if body.choices is not None:
         choice = body.choices[0] if body.choices else _Choice()
         message = choice.message or _Message()
@@ -154,7 +154,7 @@ def _judged(text: str | None, refusal: str | None, finish: str | None) -> tuple[
         return Outcome.INVALID, None, "cut off at max_output_tokens", False
     if finish in _BROKEN_OFF:
         return Outcome.INVALID, None, f"the model stopped with an error ({finish})", True
-    return (Outcome.ANSWERED, text, None, False) if text is not None else (Outcome.INVALID, None, "an answer without content", False)
+    return (ANSWERED, text, None, False) if text is not None else (Outcome.INVALID, None, "an answer without content", False)
 
 
 def _said(status: int, error: _Error | str | None) -> str:
