@@ -42,9 +42,9 @@ def _before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun |
 
 def misfit(repository: dg.RepositoryDefinition, assets: Collection[dg.AssetKey], config: Mapping[str, Any]) -> str | None:
     """Why Dagster would make no run of these assets with a config; None if it would."""
-    job = repository.get_job(_ASSET_JOB).get_subset(asset_selection=frozenset(assets))
     try:
+        job = repository.get_job(_ASSET_JOB).get_subset(asset_selection=frozenset(assets))
         dg.validate_run_config(job, dict(config))
-    except Exception as problem:  # noqa: BLE001  # of a config, of an environment variable that it names, or of code that makes defaults
+    except Exception as problem:  # noqa: BLE001  # of an op that has no parts, of a config, of an environment variable that it names
         return str(problem)
     return None

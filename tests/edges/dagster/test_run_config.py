@@ -1,4 +1,7 @@
-"""What a person configures at launch reaches what runs later: https://github.com/dagster-io/dagster/issues/12955 has the same of Dagster's own sensors."""
+"""What follows a result runs later, as it was launched: with its config, and an op with all that it makes.
+
+Of Dagster's own sensors https://github.com/dagster-io/dagster/issues/12955 tells the same of config.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +43,23 @@ def test_what_follows_a_result_is_configured_as_the_run_that_sent_was(deployment
     assert deployment.materialized("excerpt") == deployment.materialized("summary") == {DAYS[0]}
     assert (told_rows(deployment.instance, "excerpt"), told_rows(deployment.instance, "summary")) == (2, 1)
     assert len(deployment.emulator.bill()) == ROWS
+
+
+@pytest.mark.wide
+def test_an_op_that_makes_several_assets_follows_a_result_as_a_whole(deployment: Deployment) -> None:
+    """Only one of them depends on the result, and Dagster makes no run with a part of the op: it ended each tick of the sensor, for all assets."""
+    deployment.launch(DAYS[0], "tickets", "labels_batch", "labels", "chart", "stock", "order")
+    deployment.turn_until(lambda: deployment.holds() == ["QUEUED"])
+    deployment.provider_ends()
+    deployment.turn_until(lambda: deployment.holds() == ["SUCCESS"])
+    assert {asset for asset in ("labels", "chart", "stock", "order") if deployment.materialized(asset) != {DAYS[0]}} == set()
+
+
+def test_in_a_unit_test_too_an_op_that_makes_several_assets_follows_a_result_as_a_whole(keld_emulator: Emulator) -> None:
+    here = config_location
+    done = materialize([here.tickets, here.labels, here.chart_and_stock, here.order], partition_key=DAYS[0])
+    made = [event.asset_key.to_user_string() for event in done.get_asset_materialization_events() if event.asset_key is not None]
+    assert sorted(made) == ["chart", "labels", "labels_batch", "order", "stock", "tickets"]
 
 
 @pytest.mark.slow
