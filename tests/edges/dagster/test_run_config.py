@@ -12,7 +12,7 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from keld.emulator import Emulator
-from keld_dagster.run_config import given_config
+from keld_dagster.run_config import given_config, misfit
 from keld_dagster.testing import materialize
 from tests.edges.dagster import config_location
 from tests.edges.dagster.config_location import ROWS
@@ -95,6 +95,37 @@ def test_a_run_that_a_schedule_began_has_the_config_of_its_job() -> None:
         removed = create_run_for_test(instance, job_name="removed")
         found = [given_config(instance, repository, run) for run in (scheduled, own, again, removed)]
     assert found == [{"ops": config["ops"]}, GIVEN, GIVEN, {}]
+
+
+LATER, TOTAL = "later", "total"
+
+
+@pytest.mark.parametrize(
+    ("beside", "config", "why"),
+    [
+        (LATER, {}, "They have different partitions"),  # https://github.com/dagster-io/dagster/issues/23163
+        ("chart", {}, "does not support subsetting"),
+        ("excerpt", {}, "Missing required config entry"),
+        ("excerpt", GIVEN, None),
+        (TOTAL, {}, None),
+    ],
+)
+def test_what_dagster_makes_no_run_of_is_known_before_it_is_requested(
+    beside: str, config: dict[str, Any], why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end the whole tick, and every later one, for all assets of the code location."""
+    for name in ("TEST_HOME", "TEST_TABLES"):
+        monkeypatch.setenv(name, "here")
+
+    @dg.asset(name=LATER, partitions_def=dg.DailyPartitionsDefinition("2026-11-02"), deps=["labels"])
+    def later() -> None: ...
+
+    @dg.asset(name=TOTAL, deps=["labels"])
+    def total() -> None: ...
+
+    repository = dg.Definitions.merge(config_location.defs, dg.Definitions(assets=[later, total])).get_repository_def()
+    found = misfit(repository, [dg.AssetKey("labels"), dg.AssetKey(beside)], config)
+    assert (found is None) == (why is None) and (why or "") in (found or "")
 
 
 def test_what_a_unit_test_configures_reaches_what_follows_a_result(keld_emulator: Emulator) -> None:
