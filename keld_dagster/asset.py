@@ -31,6 +31,7 @@ from keld_dagster.pending import ASSET_TAG, FOLLOWERS_TAG, JOB_RUN_TAG, WAIT_TAG
 from keld_dagster.progress import Wait, first_tags, tell_unheld
 from keld_dagster.resource import KeldResource, location_of
 from keld_dagster.source import Source
+from keld_dagster.watch import downstream_of
 
 _RECORDED = ("dagster/code_version", "dagster/data_version", "dagster/input_data_version/", "dagster/input_event_pointer/")
 
@@ -251,12 +252,7 @@ def _followers(context: dg.AssetExecutionContext, pair: Pair) -> tuple[dg.AssetK
     planned = set(context.run.asset_selection or layer.executable_asset_keys)  # empty for a job over all its assets
     # What a collect run has to leave to a later one is still to come.
     planned |= {dg.AssetKey.from_user_string(key) for key in json.loads(tag_of(context.run.tags, FOLLOWERS_TAG, "[]"))}
-    found: dict[dg.AssetKey, None] = {}
-    edge = [pair.result]
-    while edge:
-        children = layer.asset_graph.get(edge.pop()).child_keys - found.keys()
-        found.update(dict.fromkeys(children))
-        edge.extend(children)
+    found = downstream_of(layer.asset_graph, pair.result)
     return tuple(sorted((key for key in found if key in planned and key != pair.batch), key=lambda key: key.to_user_string()))
 
 

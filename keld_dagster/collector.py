@@ -51,6 +51,12 @@ def require_collector(context: dg.AssetExecutionContext, result: dg.AssetKey, re
             allow_retries=False,
         )
     repository = context.repository_def
+    if resource_key not in repository.get_top_level_resources():
+        raise dg.Failure(
+            f"{name}: this code location has no resource {resource_key} (dg.with_resources gives it to its assets alone), so the sensor that collects "
+            "the answers would not find them. Nothing was sent. Give it to keld_definitions(..., resource=...).",
+            allow_retries=False,
+        )
     missing = ["a sensor that collects its answers"] * (sensor_of(repository, result, resource_key) is None)
     missing += [f"the job {WAIT_JOB}, without which a backfill fails while the provider works"] * (
         held and not repository.has_job(WAIT_JOB)

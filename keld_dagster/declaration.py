@@ -87,8 +87,10 @@ def build_batch_assets(
 
     Raises:
         InvalidJob: an unknown type, encoding, delimiter or quote.
-        ValueError: an unknown frame, a rate outside 0..1, or a source whose partitions are not those of the result.
+        ValueError: no job, an unknown frame, a rate outside 0..1, or a source whose partitions are not those of the result.
     """
+    if not isinstance(job, Job):
+        raise ValueError(f"build_batch_assets takes a keld.Job; this is a {type(job).__name__}.")
     reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
     origin = _origin(job, source, partition_mapping)
     _check_options(job, origin, frame, {"completion_rate": completion_rate, "valid_rate": valid_rate}, reading)

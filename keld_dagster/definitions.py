@@ -17,7 +17,7 @@ from keld_dagster.watch import JOB_METADATA, results_of
 
 
 def keld_definitions(
-    assets: Sequence[dg.AssetsDefinition],
+    assets: Sequence[dg.AssetsDefinition | dg.AssetSpec | dg.SourceAsset],
     *,
     resource: KeldResource | None = None,
     resource_key: str | None = None,
@@ -28,21 +28,25 @@ def keld_definitions(
     The assets may have different partitions.
 
     Args:
+        assets: others than Keld's may be among them, as `dg.load_assets_from_modules` gives them.
         resource: None if the code location already has one under the assets' resource key.
         resource_key: default the one that `build_batch_assets` was given.
         sensor: instead of the code location's own, e.g. `build_keld_sensor(minimum_interval_seconds=10)`.
 
     Raises:
-        ValueError: two of the assets have jobs of one name, which would share their job runs; `resource_key` is not the assets'; or `resource` is to be
-            configured at launch.
+        ValueError: `assets` is no list; two of them have jobs of one name, which would share their job runs; `resource_key` is not theirs; or `resource`
+            is none, or is to be configured at launch.
     """
-    jobs = [spec.metadata[JOB_METADATA] for definition in assets for spec in definition.specs if JOB_METADATA in spec.metadata]
+    if isinstance(assets, dg.AssetsDefinition):
+        raise ValueError("keld_definitions takes a list of assets; this is one alone. Write keld_definitions([...]).")
+    made = [one for one in assets if isinstance(one, dg.AssetsDefinition)]
+    jobs = [spec.metadata[JOB_METADATA] for definition in made for spec in definition.specs if JOB_METADATA in spec.metadata]
     twice = sorted({job for job in jobs if jobs.count(job) > 1})
     if twice:
         raise ValueError(
             f"Several assets have a job named {', '.join(twice)}: a job run is identified by the job's name and the partition. Rename one."
         )
-    keys = sorted({key for definition in assets for key in results_of(definition).values()})
+    keys = sorted({key for definition in made for key in results_of(definition).values()})
     if resource_key is not None and any(key != resource_key for key in keys):
         raise ValueError(
             f"The assets use the resource {', '.join(keys)}, not {resource_key!r}. Give build_batch_assets(resource_key={resource_key!r}) as well."

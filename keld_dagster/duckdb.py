@@ -28,7 +28,7 @@ class ArrowTypeHandler:
     def handle_output(self, context: dg.OutputContext, table_slice: TableSlice, obj: Any, connection: Any) -> dict[str, Any]:
         name = f"{table_slice.schema}.{table_slice.table}"
         rows = pa.RecordBatchReader.from_stream(obj)
-        columns = rows.schema.empty_table()  # both are found in this function by their names in the statements
+        columns = _typed(rows.schema).empty_table()  # both are found in this function by their names in the statements
         connection.execute(f"create table if not exists {name} as select * from columns")  # noqa: S608  # names of the user's own
         [count] = connection.execute(f"insert into {name} by name select * from rows").fetchone()  # noqa: S608
         del columns
@@ -43,17 +43,37 @@ class ArrowTypeHandler:
         return [pa.RecordBatchReader, pa.Table, ds.Dataset, ds.InMemoryDataset]
 
 
+def _typed(schema: pa.Schema) -> pa.Schema:
+    """The schema with text for all that has had no value yet: DuckDB gives it a type that no later value fits, and casts any value to text."""
+    return pa.schema([field.with_type(_text_for_null(field.type)) for field in schema])
+
+
+def _text_for_null(kind: pa.DataType) -> pa.DataType:
+    match kind:
+        case pa.ListType():  # of lists that were all empty
+            return pa.list_(_text_for_null(kind.value_type))
+        case pa.StructType():
+            return pa.struct([field.with_type(_text_for_null(field.type)) for field in kind])
+        case _:
+            return pa.string() if pa.types.is_null(kind) else kind
+
+
 def _pandas_handler() -> Any:
     """Dagster's own handler of pandas frames, which also makes the table of a frame without rows: without one, what is downstream fails.
+
+    So does the table of a frame one of whose columns has only nulls.
 
     Raises:
         ImportError: `dagster-duckdb-pandas` is not installed.
     """
+    import pandas as pd
     from dagster_duckdb_pandas import DuckDBPandasTypeHandler
 
     class PandasTypeHandler(DuckDBPandasTypeHandler):
         def handle_output(self, context: dg.OutputContext, table_slice: TableSlice, obj: Any, connection: Any) -> Any:
-            if len(obj) or "object" in map(str, obj.dtypes):  # of a column of objects nobody knows the type before there is one
+            kinds = [*map(str, obj.dtypes)]
+            # Of a column of objects nobody knows the type before there is one.
+            if ("object" in kinds or len(obj)) and str(pd.ArrowDtype(pa.null())) not in kinds:
                 return super().handle_output(context, table_slice, obj, connection)
             return ArrowTypeHandler().handle_output(context, table_slice, pa.Table.from_pandas(obj, preserve_index=False), connection)
 

@@ -163,13 +163,17 @@ def location_of(run: dg.DagsterRun) -> str | None:
 
 
 def require_configured(resource: object) -> None:
-    """Passes unless a resource is to be configured at launch.
+    """Passes if a resource is None, a `KeldResource`, or a definition of Dagster's that makes one.
 
     Raises:
-        ValueError: it is, and what a person gives a run that sends, the sensor and the runs that collect never hear of.
+        ValueError: it is something else; or it is to be configured at launch: what a person gives a run that sends, the sensor and the runs that collect
+            never hear of.
     """
-    if isinstance(resource, KeldResource) or not hasattr(resource, "resource_cls"):  # Dagster's class of these is not public
+    if resource is None or isinstance(resource, KeldResource | dg.ResourceDefinition):
         return
+    if not hasattr(resource, "resource_cls"):  # Dagster's class of those that are configured at launch is not public
+        kind = f"the class {resource.__name__}" if isinstance(resource, type) else f"a {type(resource).__name__}"
+        raise ValueError(f"resource= is {kind}; give KeldResource(...), an object.")
     raise ValueError(
         "The KeldResource is to be configured at launch, but the sensor and the runs that collect are not launched by a person: they would look for "
         "the answers elsewhere. Give KeldResource(...), with dg.EnvVar(...) for what differs from deployment to deployment."

@@ -1,7 +1,7 @@
 """Run config: what a person, a job or a schedule configured for the run that sent -> what the runs that collect are configured with.
 
 They run the assets that the first run had to skip, and through the same IO managers: without its config these would fail, or take their defaults in
-silence.  Dagster ends a whole tick for one request whose config is not complete, and would end every later one: so each is looked at before.
+silence.  Dagster ends a whole tick for one request of which it can make no run, and would end every later one: so each is looked at before.
 """
 
 from __future__ import annotations
@@ -41,10 +41,15 @@ def _before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun |
 
 
 def misfit(repository: dg.RepositoryDefinition, assets: Collection[dg.AssetKey], config: Mapping[str, Any]) -> str | None:
-    """Why Dagster would make no run of these assets with a config; None if it would."""
-    job = repository.get_job(_ASSET_JOB).get_subset(asset_selection=frozenset(assets))
+    """Why Dagster would make no run of one partition of these assets with a config; None if it would."""
+    graph = repository.asset_graph
+    if (
+        len({graph.get(key).partitions_def for key in assets} - {None}) > 1
+    ):  # https://github.com/dagster-io/dagster/issues/23163, 2026-12-01
+        return "They have different partitions, or partitions that begin on different days."
     try:
+        job = repository.get_job(_ASSET_JOB).get_subset(asset_selection=frozenset(assets))
         dg.validate_run_config(job, dict(config))
-    except Exception as problem:  # noqa: BLE001  # of a config, of an environment variable that it names, or of code that makes defaults
+    except Exception as problem:  # noqa: BLE001  # of an op that has no parts, of a config, of an environment variable that it names
         return str(problem)
     return None

@@ -12,7 +12,7 @@ import dagster as dg
 
 from keld_dagster.resource import KeldResource
 from keld_dagster.tick import Tick
-from keld_dagster.watch import RESOURCE_TAG, results_in, results_of, watched_in
+from keld_dagster.watch import RESOURCE_TAG, results_in, results_of, watched_in, with_downstream
 
 _NAME = "keld_sensor"
 _OWN = "keld/assets"  # metadata of a sensor that was built for some assets: the location's general sensor ignores these
@@ -99,7 +99,7 @@ def _sensor(
         evaluation_fn=keld_sensor,
         # Not `target`: that is one job over all assets, which cannot have partitions of several kinds.
         # Downstream assets too: a collect run also runs those that the submit run had to skip.
-        asset_selection=mine.downstream(),
+        asset_selection=with_downstream(mine),
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
         required_resource_keys={resource_key},

@@ -23,7 +23,7 @@ from keld_dagster.follower import carried
 from keld_dagster.pending import ASSET_TAG, COLLECT, FRAMES_TAG, JOB_RUN_TAG, PARTITION_TAG, PHASE_TAG, TEST_TAG
 from keld_dagster.resource import KeldResource, require_configured
 from keld_dagster.source import frame_of
-from keld_dagster.watch import JOB_METADATA, results_of
+from keld_dagster.watch import JOB_METADATA, results_of, with_downstream
 
 if TYPE_CHECKING:
     from keld.emulator import Emulator
@@ -227,7 +227,7 @@ class _Course:
         return json.dumps({key.to_user_string(): frame_of(one, key) for key, one in made})
 
     def _downstream(self, key: dg.AssetKey) -> set[dg.AssetKey]:
-        return self._resolved(dg.AssetSelection.assets(key).downstream()) - {key}
+        return self._resolved(with_downstream(dg.AssetSelection.assets(key))) - {key}
 
     def _resolved(self, selection: dg.AssetSelection | None) -> set[dg.AssetKey]:
         """The assets of a selection that can be executed; None: all."""

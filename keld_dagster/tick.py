@@ -366,8 +366,8 @@ class Tick:
     def _selection(self, pending: PendingPartitions, missing: set[dg.AssetKey]) -> tuple[list[dg.AssetKey], Mapping[str, Any], str | None]:
         """(the assets of a collect run, its config, why Dagster would not make it).
 
-        The result, and those assets that the submit run skipped and that need no missing result; the result alone if these lack config: what is
-        paid for is brought in, whatever follows it.
+        The result, and those assets that the submit run skipped and that need no missing result; the result alone if Dagster makes no run of all:
+        what is paid for is brought in, whatever follows it.
         """
         submitted, repository = self.context.instance.get_run_by_id(pending.id), self.context.repository_def
         result, downstream = pending.asset, lambda key: self.watched[key].downstream

@@ -56,14 +56,22 @@ def results_in(graph: BaseAssetGraph[Any]) -> frozenset[dg.AssetKey]:
 
 
 def downstream_of(graph: BaseAssetGraph[Any], key: dg.AssetKey) -> frozenset[dg.AssetKey]:
-    """All assets that depend on an asset, directly or indirectly."""
+    """All assets that depend on an asset, directly or indirectly; with each, all of an op that makes several and none alone."""
     found: set[dg.AssetKey] = set()
     edge = [key]
     while edge:
-        children = graph.get(edge.pop()).child_keys - found
-        found |= children
-        edge.extend(children)
+        children = graph.get(edge.pop()).child_keys
+        of_their_ops = {other for child in children for other in graph.get(child).execution_set_asset_keys}
+        edge.extend(of_their_ops - found)
+        found |= of_their_ops
     return frozenset(found)
+
+
+def with_downstream(selection: dg.AssetSelection) -> dg.AssetSelection:
+    """A selection of results with all that follows them, as `downstream_of` finds it; twice, since what an op makes beside has followers, too."""
+    for _ in range(2):
+        selection = selection.downstream().required_multi_asset_neighbors()
+    return selection
 
 
 def results_of(assets: dg.AssetsDefinition) -> Mapping[dg.AssetKey, str]:

@@ -1,4 +1,7 @@
-"""Code location: a result with what follows it, which is configured at launch; a deployment may add a config that nobody gave."""
+"""Code location: a result with what follows it, which is configured at launch, or made by an op with an asset that does not follow it.
+
+A deployment may add a config that nobody gave.
+"""
 
 import os
 
@@ -51,4 +54,14 @@ def page(
     return labels.head(config.rows)
 
 
-defs = located([tickets, excerpt, summary, page], [labels, moods])
+@dg.multi_asset(specs=[dg.AssetSpec(name, deps=[dep], partitions_def=DAYS) for name, dep in (("chart", "labels"), ("stock", "tickets"))])
+def chart_and_stock() -> tuple[dg.MaterializeResult[None], dg.MaterializeResult[None]]:
+    return dg.MaterializeResult(asset_key="chart"), dg.MaterializeResult(asset_key="stock")
+
+
+@dg.asset(partitions_def=DAYS, deps=["stock"])
+def order(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    return dg.MaterializeResult()
+
+
+defs = located([tickets, excerpt, summary, page, chart_and_stock, order], [labels, moods])

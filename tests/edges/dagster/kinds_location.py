@@ -1,6 +1,6 @@
 """Kinds location: a code location with an asset for every kind of partitions and every backfill policy, its sources files of two rows.
 
-What it is like can be changed while it is loaded: TEST_WITHOUT names what it lacks, TEST_DAYS the day on which its days begin; a file `broken`
+What it is like can be changed while it is loaded: TEST_WITHOUT names what it lacks (`resource`: only its assets have one), TEST_DAYS the day on which its days begin; a file `broken`
 under TEST_HOME breaks its IO manager.
 """
 
@@ -78,7 +78,9 @@ common = dg.Definitions(
     resources={"io_manager": Breakable(base_dir=dg.EnvVar("TEST_TABLES"))},
     executor=dg.in_process_executor,
 )
-if "keld_definitions" in WITHOUT:
+if "resource" in WITHOUT:
+    defs = keld_definitions([*dg.with_resources(assets, {"keld": resource})], sensor=sensors[0])
+elif "keld_definitions" in WITHOUT:
     defs = dg.Definitions.merge(common, dg.Definitions(assets=assets, sensors=sensors, resources={"keld": resource}))
 else:
     defs = dg.Definitions.merge(common, keld_definitions(assets, resource=resource, sensor=sensors[0]))

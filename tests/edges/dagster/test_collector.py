@@ -68,6 +68,16 @@ def test_a_code_location_that_could_not_collect_is_refused_before_anything_is_se
     assert kinds.emulator.batches() == []
 
 
+@pytest.mark.parametrize("kinds", [("resource",)], indirect=True)
+def test_assets_with_a_resource_that_their_code_location_lacks_are_refused_before_anything_is_sent(kinds: Deployment) -> None:
+    """`dg.with_resources` gives it to the assets alone: each tick of the sensor would fail, and what is paid for would never arrive."""
+    run = kinds.launch(DAY, "days_batch", "days")
+    kinds.turn_until(lambda: kinds.runs(run_ids=[run])[0].is_finished)
+    assert kinds.runs(run_ids=[run])[0].status is dg.DagsterRunStatus.FAILURE
+    assert "this code location has no resource keld" in log_of(kinds, run)
+    assert kinds.emulator.batches() == []
+
+
 def test_a_run_that_is_launched_with_another_ledger_or_account_is_refused_before_anything_is_sent(
     kinds: Deployment, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """What Dagster's own asset decorators take, taken by the same names and found where Dagster looks for it."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,35 @@ def test_io_manager_metadata_and_hooks_work_when_it_is_materialized(keld_emulato
     assert event.materialization.metadata["expr"].value == "day"
     assert event.materialization.tags["dagster/code_version"] == labels.specs_by_key[RESULT].code_version
     assert hooked == ["support__labels"] * 2
+
+
+LABELS = build_batch_assets(JOB, source=tickets)
+
+
+@pytest.mark.parametrize(
+    ("declare", "complaint"),
+    [
+        (lambda: keld_definitions(LABELS), "takes a list of assets; this is one alone"),  # type: ignore[arg-type]
+        (lambda: keld_definitions([LABELS], resource=KeldResource), "is the class KeldResource; give KeldResource"),  # type: ignore[arg-type]
+        (lambda: keld_definitions([LABELS], resource={"home": "keld"}), "is a dict; give KeldResource"),  # type: ignore[arg-type]
+        (lambda: build_batch_assets("labels", source=tickets), "takes a keld.Job; this is a str"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_a_newcomer_gives_first_is_refused_with_what_to_give(declare: Callable[[], object], complaint: str) -> None:
+    """While definitions load, not in a run, and not with an attribute that something of Dagster's lacks."""
+    with pytest.raises(ValueError, match=complaint):
+        declare()
+
+
+def test_whatever_a_module_has_beside_is_taken_along() -> None:
+    """`dg.load_assets_from_modules` gives specs of external assets and observable sources in one list with the others."""
+
+    @dg.observable_source_asset
+    def feed() -> dg.DataVersion:
+        return dg.DataVersion("1")
+
+    defined = keld_definitions([LABELS, tickets, feed, dg.AssetSpec("landed")], resource=KeldResource())
+    assert {"labels", "tickets", "feed", "landed"} <= {key.to_user_string() for key in defined.resolve_all_asset_keys()}
 
 
 def test_translator_has_the_last_word(keld_emulator: Emulator, tmp_path: Path) -> None:

@@ -159,3 +159,26 @@ def test_a_first_partition_without_rows_makes_its_table_with_the_types_of_the_la
     assert types[0] == types[1]
     assert (types[0]["points"], types[0]["keld_cost_usd"]) == (pa.int64(), pa.decimal128(18, 12))
     assert len(keld_emulator.bill()) == 2
+
+
+@pytest.mark.parametrize("frame", ["pandas", "reader"])
+def test_a_column_without_a_value_in_the_first_partition_takes_the_text_of_a_later_one(
+    frame: Frame, keld_emulator: Emulator, tmp_path: Path
+) -> None:
+    """Nobody left a note on the first day: Arrow has no type for the column, and what DuckDB gives it refuses each note of a later day, paid for."""
+
+    @dg.asset(partitions_def=DAYS, io_manager_key="parquet")
+    def orders(context: dg.AssetExecutionContext) -> pd.DataFrame:
+        note = None if context.partition_key == "2026-11-01" else "call back"
+        return pd.DataFrame({"id": ["a"], "body": ["x"], "note": [note], "day": pd.to_datetime([context.partition_key])})
+
+    job = Job(name="labels", key="id", prompt="{body}", output_type=Score, models="openai:gpt-5-mini")
+    labels = build_batch_assets(job, source=orders, frame=frame, metadata={"partition_expr": "day"})
+    resources = {
+        "parquet": KeldParquetIOManager(base_dir=str(tmp_path / "tables")),
+        "io_manager": KeldDuckDBIOManager(database=str(tmp_path / "tables.db"), schema="public"),
+    }
+    with dg.DagsterInstance.ephemeral() as instance:
+        for day in ("2026-11-01", "2026-11-02"):
+            assert materialize([orders, labels], partition_key=day, resources=resources, instance=instance, emulator=keld_emulator).success
+    assert sorted(table("duckdb", tmp_path)["note"].to_pylist(), key=str) == [None, "call back"]

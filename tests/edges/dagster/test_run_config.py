@@ -1,4 +1,7 @@
-"""What a person configures at launch reaches what runs later: https://github.com/dagster-io/dagster/issues/12955 has the same of Dagster's own sensors."""
+"""What follows a result runs later, as it was launched: with its config, and an op with all that it makes.
+
+Of Dagster's own sensors https://github.com/dagster-io/dagster/issues/12955 tells the same of config.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +12,7 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from keld.emulator import Emulator
-from keld_dagster.run_config import given_config
+from keld_dagster.run_config import given_config, misfit
 from keld_dagster.testing import materialize
 from tests.edges.dagster import config_location
 from tests.edges.dagster.config_location import ROWS
@@ -40,6 +43,23 @@ def test_what_follows_a_result_is_configured_as_the_run_that_sent_was(deployment
     assert deployment.materialized("excerpt") == deployment.materialized("summary") == {DAYS[0]}
     assert (told_rows(deployment.instance, "excerpt"), told_rows(deployment.instance, "summary")) == (2, 1)
     assert len(deployment.emulator.bill()) == ROWS
+
+
+@pytest.mark.wide
+def test_an_op_that_makes_several_assets_follows_a_result_as_a_whole(deployment: Deployment) -> None:
+    """Only one of them depends on the result, and Dagster makes no run with a part of the op: it ended each tick of the sensor, for all assets."""
+    deployment.launch(DAYS[0], "tickets", "labels_batch", "labels", "chart", "stock", "order")
+    deployment.turn_until(lambda: deployment.holds() == ["QUEUED"])
+    deployment.provider_ends()
+    deployment.turn_until(lambda: deployment.holds() == ["SUCCESS"])
+    assert {asset for asset in ("labels", "chart", "stock", "order") if deployment.materialized(asset) != {DAYS[0]}} == set()
+
+
+def test_in_a_unit_test_too_an_op_that_makes_several_assets_follows_a_result_as_a_whole(keld_emulator: Emulator) -> None:
+    here = config_location
+    done = materialize([here.tickets, here.labels, here.chart_and_stock, here.order], partition_key=DAYS[0])
+    made = [event.asset_key.to_user_string() for event in done.get_asset_materialization_events() if event.asset_key is not None]
+    assert sorted(made) == ["chart", "labels", "labels_batch", "order", "stock", "tickets"]
 
 
 @pytest.mark.slow
@@ -75,6 +95,37 @@ def test_a_run_that_a_schedule_began_has_the_config_of_its_job() -> None:
         removed = create_run_for_test(instance, job_name="removed")
         found = [given_config(instance, repository, run) for run in (scheduled, own, again, removed)]
     assert found == [{"ops": config["ops"]}, GIVEN, GIVEN, {}]
+
+
+LATER, TOTAL = "later", "total"
+
+
+@pytest.mark.parametrize(
+    ("beside", "config", "why"),
+    [
+        (LATER, {}, "They have different partitions"),  # https://github.com/dagster-io/dagster/issues/23163
+        ("chart", {}, "does not support subsetting"),
+        ("excerpt", {}, "Missing required config entry"),
+        ("excerpt", GIVEN, None),
+        (TOTAL, {}, None),
+    ],
+)
+def test_what_dagster_makes_no_run_of_is_known_before_it_is_requested(
+    beside: str, config: dict[str, Any], why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would end the whole tick, and every later one, for all assets of the code location."""
+    for name in ("TEST_HOME", "TEST_TABLES"):
+        monkeypatch.setenv(name, "here")
+
+    @dg.asset(name=LATER, partitions_def=dg.DailyPartitionsDefinition("2026-11-02"), deps=["labels"])
+    def later() -> None: ...
+
+    @dg.asset(name=TOTAL, deps=["labels"])
+    def total() -> None: ...
+
+    repository = dg.Definitions.merge(config_location.defs, dg.Definitions(assets=[later, total])).get_repository_def()
+    found = misfit(repository, [dg.AssetKey("labels"), dg.AssetKey(beside)], config)
+    assert (found is None) == (why is None) and (why or "") in (found or "")
 
 
 def test_what_a_unit_test_configures_reaches_what_follows_a_result(keld_emulator: Emulator) -> None:
