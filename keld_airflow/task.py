@@ -303,7 +303,7 @@ class JobRunTask(BaseOperator):
             rows = keld.read(status.id)
             left = self.sink_function(rows, **determine_kwargs(self.sink_function, (rows,), context))
             if inspect.isawaitable(left) or inspect.isgenerator(left):
-                with suppress(AttributeError):
+                if inspect.iscoroutine(left):
                     left.close()  # else Python warns of it somewhere else
                 raise AirflowFailException(
                     f"The sink function gave a {type(left).__name__}, which nobody runs: it has written nothing. Give a plain function."
