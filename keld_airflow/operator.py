@@ -133,6 +133,11 @@ class KeldBatchOperator(TermsTask):
         _check_names(kwargs)
         super().__init__(**kwargs)
         _check_partition(self.task_id, window, partition)
+        if isinstance(terms["tags"], list | tuple | set):  # as a Dag has them, and often its default_args
+            raise ValueError(
+                f"{self.task_id}: tags is a {type(terms['tags']).__name__}. A Dag's own tags are an argument of the DAG, and not of its default_args; "
+                "a job's are labels for the spend report, e.g. tags={'team': 'support'}."
+            )
         check_switches(self.task_id, wait=wait, deferrable=deferrable, fail_on_partial=fail_on_partial)
         if getattr(self, "_BaseOperator__from_mapped", False) and is_rows(source):  # the task is mapped over rows that another task gave
             self.source, self.source_function = source, None

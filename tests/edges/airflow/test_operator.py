@@ -655,6 +655,7 @@ def test_a_sink_that_was_only_begun_is_no_success(worker: Worker, provider: Emul
         ({"job": None, "key": "id", "prompt": "{body}", "model": "openai:gpt-5-mini", "task_id": "2_label"}, "give another by name="),
         ({"deadline_hours": 9}, "Is deadline meant"),
         ({"source": "postgresql://u@h/db?table=t"}, "is a postgresql URL"),
+        ({"job": None, "key": "id", "prompt": "{body}", "model": "openai:a", "tags": ["support"]}, "tags are an argument of the DAG"),
         ({"source": asynchronous}, "source is an asynchronous function"),
         ({"sink": asynchronous}, "sink is an asynchronous function"),
         ({"sink": partial(asynchronous, ds=None)}, "sink is an asynchronous function"),
