@@ -166,6 +166,12 @@ class Job:
         _check_probability(self.name, self.probability)
         _check_numbers(self)
         _check_mappings(self)
+        if self.priority is not None and not isinstance(self.priority, str):
+            raise InvalidJob(
+                f"{self.name}: priority is a {type(self.priority).__name__}. Name a column of numbers, e.g. priority='value'.",
+                job=self.name,
+                field="priority",
+            )
         _check_text(self.name, "endpoint", self.endpoint)
         _check_text(self.name, "output_prefix", self.output_prefix)
         if self.reuse not in _REUSE:

@@ -7,6 +7,7 @@ counts, money, ids and names; never a prompt, an answer or a key, and the text o
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import time
@@ -102,10 +103,19 @@ def hook_named(name: str) -> Hook:
     if not module or not function.isidentifier():
         raise InvalidJob(f"KELD_ON_EVENT is {name!r}; it names a function as `module:function`. Nothing was sent.", field="on_event")
 
-    def hook(notice: Notice) -> None:
-        getattr(import_module(module), function)(notice)
+    def hook(notice: Notice) -> Any:
+        return getattr(import_module(module), function)(notice)
 
     return hook
+
+
+def _tell(hook: Hook, notice: Notice) -> None:
+    """Calls a hook to its end: one that is an `async def` has done nothing yet when it returns."""
+    begun = hook(notice)
+    if inspect.iscoroutine(begun):
+        import asyncio  # rarely needed, and heavy
+
+        asyncio.run(begun)  # this thread is the notices' own, without a loop
 
 
 class Notifier:
@@ -181,7 +191,7 @@ class Notifier:
             run_id, news = notice.status.id, self._prefix + notice.kind
             try:
                 if notices.claim(run_id, news, self._clock()):
-                    self._hook(notice)
+                    _tell(self._hook, notice)
                     notices.confirm(run_id, news, self._clock())
             except Exception as error:  # noqa: BLE001  # see the module's header
                 log.warning("notice.failed run=%s news=%s problem=%s", run_id, news, type(error).__name__)

@@ -6,8 +6,13 @@ before, and whether that is Airflow's database, depends on the XCom backend.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from keld_airflow.value import literal
+
+_WRITTEN = re.compile(r"""\s*(?:\[\s*['"{\]]|{\s*['"])""")  # not a pattern of names, [ab]*.csv, nor a field, {partition}
 
 
 class HiddenRows:
@@ -31,6 +36,23 @@ class HiddenRowsField:
 
     def __set__(self, task: Any, value: Any) -> None:
         task.__dict__[self._name] = _hide(value)
+
+
+class SourceField(HiddenRowsField):
+    """The same for the source of a task: a template that is no native one leaves the text of the rows, which is read, and hidden as well.
+
+    Airflow would store that text as it stores a path, and an error would quote it.
+    """
+
+    def __set__(self, task: Any, value: Any) -> None:
+        super().__set__(task, value)
+        if is_text_of_rows(value):
+            task.__dict__[self._name] = HiddenRows(literal(value))
+
+
+def is_text_of_rows(value: Any) -> bool:
+    """True if it is a list or an object as Python or JSON writes it, not the name of anything."""
+    return isinstance(value, str) and _WRITTEN.match(value) is not None
 
 
 def unwrap(value: Any) -> Any:

@@ -116,6 +116,7 @@ class KeldHook(BaseHook):
 
         Raises:
             AirflowNotFoundException: there is none, or a secrets backend does not answer: a retry may help.
+            AirflowException: Airflow denies it.
             AirflowFailException: Airflow cannot read it.
         """
         try:
@@ -130,6 +131,11 @@ class KeldHook(BaseHook):
             raise AirflowNotFoundException(
                 f"There is no connection {conn_id}, which {named_by} names. Nothing was sent. Create it, or correct {named_by}; a secrets "
                 "backend that does not answer gives the same error."
+            ) from None
+        except PermissionError:  # Airflow's own, from 3.2 on
+            raise AirflowException(
+                f"Airflow denies the connection {conn_id} to this process. Nothing was sent. A SyncCallback of a DeadlineAlert is given none in Airflow 3.3: "
+                f"give it as an AsyncCallback, or the connection as AIRFLOW_CONN_{conn_id.upper()}. A task is denied the connections of other teams."
             ) from None
         if connection.extra and not _is_object(connection.extra):
             raise AirflowFailException(

@@ -24,10 +24,14 @@ _TRIES = 20
 
 
 def is_over(ti: Any) -> bool:
-    """True if a task instance has ended in Airflow's database, or is not in it any more; asks Airflow's API, blocking."""
+    """True if a task instance has ended in Airflow's database, or is not in it any more; asks Airflow's API, blocking.
+
+    One that was removed from its Dag has not: it may have another name now, and begins under that one after its trigger was ended.  If nobody takes
+    its job run over, `abandoned` cancels it.
+    """
     of_run = states_of(ti.dag_id, ti.map_index, [ti.task_id], [ti.run_id]).get(ti.run_id, {})
     key = state_key(ti.task_id, ti.map_index)
-    return key not in of_run or of_run[key] in OVER
+    return key not in of_run or of_run[key] in OVER - {"removed"}
 
 
 def states_of(dag_id: str, map_index: int, task_ids: Collection[str], run_ids: Collection[str]) -> dict[str, dict[str, str | None]]:

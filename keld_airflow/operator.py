@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, determine_
 from airflow.sdk import DAG, Context
 
 from keld import Job, RunState, filled_path, wants_partition
-from keld_airflow.hidden import HiddenRowsField, is_rows, unwrap
+from keld_airflow.hidden import SourceField, is_rows, is_text_of_rows, unwrap
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
 from keld_airflow.partition import no_partition, partition_of
@@ -27,7 +27,7 @@ from keld_airflow.place import check_paths, check_rows, has_file_system, name_of
 from keld_airflow.setting import OnKill, cancels, check_switches, completion_rate_of, default_deferrable
 from keld_airflow.task import Found
 from keld_airflow.terms import TermsTask
-from keld_airflow.value import TERMS, is_open
+from keld_airflow.value import TERMS, is_open, literal
 
 if TYPE_CHECKING:
     import os
@@ -103,7 +103,7 @@ class KeldBatchOperator(TermsTask):
     """
 
     template_fields: Sequence[str] = ("source", "sink", *TermsTask.template_fields)
-    source = HiddenRowsField()
+    source = SourceField()
     ui_color = "#e8e4f3"
 
     @_takes_terms
@@ -133,6 +133,11 @@ class KeldBatchOperator(TermsTask):
         _check_names(kwargs)
         super().__init__(**kwargs)
         _check_partition(self.task_id, window, partition)
+        if isinstance(terms["tags"], list | tuple | set):  # as a Dag has them, and often its default_args
+            raise ValueError(
+                f"{self.task_id}: tags is a {type(terms['tags']).__name__}. A Dag's own tags are an argument of the DAG, and not of its default_args; "
+                "a job's are labels for the spend report, e.g. tags={'team': 'support'}."
+            )
         check_switches(self.task_id, wait=wait, deferrable=deferrable, fail_on_partial=fail_on_partial)
         if getattr(self, "_BaseOperator__from_mapped", False) and is_rows(source):  # the task is mapped over rows that another task gave
             self.source, self.source_function = source, None
@@ -162,6 +167,11 @@ class KeldBatchOperator(TermsTask):
         """The job run of this partition, found or submitted, and how it was found."""
         partition = partition_of(context, key=self._key(context), window=self.window)
         self._check_partition(context, partition.key)
+        if is_text_of_rows(unwrap(self.source)):  # a date in it, which only Python reads
+            raise AirflowFailException(
+                "source was rendered as the text of rows, which cannot be read. Nothing was sent. Give what the other task gave itself, source=rows() or "
+                "rows.output; or set render_template_as_native_obj=True for the Dag."
+            )
         _finish_cancelled(keld, self.job)
         before = keld.find(self.job.name, partition.key)
         status = keld.submit(
@@ -207,6 +217,8 @@ class KeldBatchOperator(TermsTask):
         if isinstance(self.partition, _NO_KEY):  # another task gave it
             raise AirflowFailException(_many(self.task_id, self.partition))
         key = str(self.partition)
+        if is_text_of_rows(key):  # another task gave it to a template
+            raise AirflowFailException(_many(self.task_id, self.partition))
         if key == "None" or not key.strip():  # Jinja renders a missing value as "None"
             raise AirflowFailException(
                 f"partition= was rendered as {key!r}: the value it names is missing, and all Dag runs without it would be one job run. "
@@ -269,7 +281,7 @@ def _check_partition(task_id: str, window: Any, partition: Any) -> None:
 
 def _many(task_id: str, partition: Any) -> str:
     return (
-        f"{task_id}: partition is a {type(partition).__name__}, and a task instance has one key. Nothing was sent. Map over them: "
+        f"{task_id}: partition is a {type(literal(partition)).__name__}, and a task instance has one key. Nothing was sent. Map over them: "
         ".partial(...).expand(partition=[...])."
     )
 

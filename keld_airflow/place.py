@@ -5,6 +5,7 @@ Everything else is refused while the Dag is parsed: a worker would notice it onl
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Callable
@@ -38,10 +39,25 @@ def split_place(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
             f"{name} is the task {place.__name__!r} itself. Call it, {place.__name__}(), for what it gives, or use @task.keld_batch."
         )
     if callable(place):
+        _check_function(place, name)
         return None, place
     if isinstance(place, os.PathLike):
         return os.fspath(place), None
     raise ValueError(f"{name} is a {type(place).__name__}. Give a path, a URI, an ObjectStoragePath or a function.")
+
+
+def _check_function(function: Callable[..., Any], name: str) -> None:
+    """Passes unless calling it would only begin it: a sink that nobody awaits, or iterates over, writes nothing, and nobody would notice.
+
+    Raises:
+        ValueError: it would.
+    """
+    called = function if inspect.isroutine(getattr(function, "func", function)) else type(function).__call__
+    lazy = inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called)
+    if lazy or (name == "sink" and inspect.isgeneratorfunction(called)):
+        raise ValueError(
+            f"{name} is {'an asynchronous function' if lazy else 'a function that yields'}, which nobody would run to its end. Give a plain one."
+        )
 
 
 def check_rows(source: Any) -> None:

@@ -6,6 +6,7 @@ collects what is due.  Everything that costs or writes happens here, on a worker
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -300,7 +301,13 @@ class JobRunTask(BaseOperator):
         """The URI of the output, written here if only this task can; None if a function took the rows."""
         if self.sink_function is not None:
             rows = keld.read(status.id)
-            self.sink_function(rows, **determine_kwargs(self.sink_function, (rows,), context))
+            left = self.sink_function(rows, **determine_kwargs(self.sink_function, (rows,), context))
+            if inspect.isawaitable(left) or inspect.isgenerator(left):
+                if inspect.iscoroutine(left):
+                    left.close()  # else Python warns of it somewhere else
+                raise AirflowFailException(
+                    f"The sink function gave a {type(left).__name__}, which nobody runs: it has written nothing. Give a plain function."
+                )
             return None
         if self.sink is None or (isinstance(self.sink, str) and absolute_path(self.sink) == status.sink):
             return status.output_uri

@@ -82,7 +82,7 @@ def emulated_time(emulator: Clock) -> Iterator[None]:
     Their ledger is a file in `KELD_HOME`, or in a temporary directory of this emulator; an account with a base URL is led to the emulator.
     """
     wait = _Wait(emulator)
-    home = os.environ.get("KELD_HOME") or _home_of(emulator)
+    home = os.path.abspath(os.path.expanduser(os.environ.get("KELD_HOME") or _home_of(emulator)))  # a test has one working directory
 
     class EmulatedKeld(Keld):
         """Goes by the emulator's clock, and turns it where a task without a trigger would wait."""
@@ -124,6 +124,7 @@ def emulated_time(emulator: Clock) -> Iterator[None]:
     with patch.dict(os.environ), patch("keld.Keld", EmulatedKeld), patch("keld_airflow.trigger.shared_poller", poller):
         for shared in ("KELD_LEDGER_URL", "KELD_STAGING"):
             os.environ.pop(shared, None)
+        os.environ["KELD_HOME"] = home
         yield
 
 

@@ -96,7 +96,7 @@ def typed(declared: Any, rendered: Any, name: str = "") -> Any:
     """The parameters of a model with numbers and booleans where Jinja left their text, which a provider refuses; text that was written stays text."""
     if name in _TEXT_PARAMS or not is_open(declared):
         return rendered
-    if isinstance(rendered := _literal(rendered), Mapping):
+    if isinstance(rendered := literal(rendered), Mapping):
         known = declared if isinstance(declared, Mapping) else {}
         return {key: typed(known.get(key, declared), part, str(key)) for key, part in rendered.items()}
     if isinstance(rendered, list) and isinstance(declared, list) and len(declared) == len(rendered):
@@ -120,7 +120,7 @@ def _read(name: str, value: Any) -> Any:
         return value.text
     if name == "models":
         return _models(value)
-    if name == "tags" and isinstance(value := _literal(value), Mapping):
+    if name == "tags" and isinstance(value := literal(value), Mapping):
         return {label: str(text) for label, text in value.items()}  # Jinja's native types make a number of "20261119"
     if not isinstance(value, str):
         return value
@@ -128,20 +128,20 @@ def _read(name: str, value: Any) -> Any:
         return True if value.strip().lower() in _TRUE else False if value.strip().lower() in _FALSE else value
     if types[0] in ("int", "float"):
         return _number(value, int if types[0] == "int" else float)
-    return _literal(value) if any(part.startswith("Mapping[") for part in types) and value.lstrip().startswith("{") else value
+    return literal(value) if any(part.startswith("Mapping[") for part in types) and value.lstrip().startswith("{") else value
 
 
 def _models(value: Any) -> Any:
     """Several models in one text: as JSON or Python write a list, or with commas or blanks between them."""
     if not isinstance(value, str):
         return value
-    listed = _literal(value)
+    listed = literal(value)
     if isinstance(listed, str) and ("," in value or len(value.split()) != 1):
         return value.replace(",", " ").split()
     return listed.strip() if isinstance(listed, str) else listed
 
 
-def _literal(value: Any) -> Any:
+def literal(value: Any) -> Any:
     """A list or an object from its text in JSON, or as Python prints it, which is how Jinja renders one."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value

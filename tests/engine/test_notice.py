@@ -1,5 +1,6 @@
 """Notices: people hear of what matters once, whatever dies in between, and no hook stops a job run."""
 
+import asyncio
 import logging
 import os
 import signal
@@ -201,6 +202,18 @@ def test_a_hook_that_fails_stops_no_job_run_and_is_tried_five_times(
     assert len({told.id for told in calls}) == 1
     assert "notice.failed" in caplog.text
     assert "CANARY-URL" not in caplog.text
+
+
+def test_a_hook_that_is_asynchronous_is_run_to_its_end(open_keld: Callable[..., Keld], emulator: Emulator, peer: Peer) -> None:
+    """Clients of chats are often asynchronous; a coroutine that nobody awaits tells nobody, and would count as told."""
+    heard = Heard()
+
+    async def tell(told: Notice) -> None:
+        await asyncio.sleep(0)
+        heard(told)
+
+    run(open_keld(on_event=tell), emulator, triage(peer), tickets())
+    assert heard.kinds == ["finished"]
 
 
 def test_a_hook_that_hangs_stops_no_job_run_and_is_not_called_again(

@@ -95,6 +95,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"params": "temperature=0"}, "params is a str", "params={'temperature': 0}"),
     ({"params": None}, "params is a NoneType", "params={'temperature': 0}"),
     ({"prices": [0.1, 0.4]}, "prices is a list", "prices={'openai:my-model'"),
+    ({"priority": 5}, "priority is a int", "priority='value'"),  # as a task of Airflow has a priority_weight
+    ({"priority": ["value"]}, "priority is a list", "priority='value'"),
     ({"endpoint": None}, "endpoint is a NoneType", "not text"),
     ({"output_prefix": 2}, "output_prefix is a int", "not text"),
 ]

@@ -85,6 +85,23 @@ def test_without_an_answer_of_airflows_database_the_environment_does_not_decide(
     assert worker.run(label).state == "deferred"
 
 
+@since("3.2")
+def test_a_connection_that_airflow_denies_to_a_callback_is_told_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen in Airflow 3.3.2: a `SyncCallback` of a `DeadlineAlert` has a token that opens no connection, whether there is one or not."""
+    from airflow.sdk.exceptions import AirflowSecretsBackendAccessDenied
+    from airflow.sdk.execution_time import supervisor
+
+    class ForTasksOnly:
+        def get_connection(self, conn_id: str, **_: Any) -> None:
+            raise AirflowSecretsBackendAccessDenied(conn_id)
+
+    monkeypatch.setattr(supervisor, "ensure_secrets_backend_loaded", lambda: [ForTasksOnly()])
+    with pytest.raises(
+        Exception, match=r"denies the connection keld_default .* as an AsyncCallback, or the connection as AIRFLOW_CONN_KELD_DEFAULT"
+    ):
+        opened()
+
+
 def test_a_connection_that_was_named_must_be_there() -> None:
     with pytest.raises(Exception, match="no connection keld_typo, which keld_conn_id names"):
         opened("keld_typo")

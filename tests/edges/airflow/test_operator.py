@@ -611,6 +611,21 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
     assert task.job == expected
 
 
+async def asynchronous(rows: Any = None, ds: Any = None) -> None:
+    """As the tasks of Airflow 3.2 may be."""
+
+
+def yielding(rows: Any) -> Any:
+    yield from rows
+
+
+def test_a_sink_that_was_only_begun_is_no_success(worker: Worker, provider: Emulator) -> None:
+    """A coroutine that nobody awaits writes nothing; the task would be green, and its table empty."""
+    ended = worker.through(operator(sink=lambda rows: asynchronous(rows, ds="later")), provider, **DAY)
+    assert ended.state == "failed"
+    assert "it has written nothing" in str(ended.error)
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -640,6 +655,11 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"job": None, "key": "id", "prompt": "{body}", "model": "openai:gpt-5-mini", "task_id": "2_label"}, "give another by name="),
         ({"deadline_hours": 9}, "Is deadline meant"),
         ({"source": "postgresql://u@h/db?table=t"}, "is a postgresql URL"),
+        ({"job": None, "key": "id", "prompt": "{body}", "model": "openai:a", "tags": ["support"]}, "tags are an argument of the DAG"),
+        ({"source": asynchronous}, "source is an asynchronous function"),
+        ({"sink": asynchronous}, "sink is an asynchronous function"),
+        ({"sink": partial(asynchronous, ds=None)}, "sink is an asynchronous function"),
+        ({"sink": yielding}, "sink is a function that yields"),
     ],
 )
 def test_a_declaration_that_cannot_work_is_refused_while_the_dag_is_read(given: dict[str, Any], says: str) -> None:

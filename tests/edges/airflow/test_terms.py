@@ -39,11 +39,16 @@ def dag_of(**given: Any) -> Any:
     return DAG("dag", schedule=None, **given)
 
 
-def asked(provider: Emulator) -> str:
-    """The prompt of the one request in the one batch that was sent."""
+def lines(provider: Emulator) -> list[str]:
+    """The requests in the one batch that was sent."""
     [batch] = provider.batches()
     url = f"{provider.url}/v1/files/{batch['input_file_id']}/content"
-    [line] = httpx2.get(url, headers={"authorization": f"Bearer {provider.api_key}"}).text.splitlines()
+    return httpx2.get(url, headers={"authorization": f"Bearer {provider.api_key}"}).text.splitlines()
+
+
+def asked(provider: Emulator) -> str:
+    """The prompt of the one request in the one batch that was sent."""
+    [line] = lines(provider)
     return json.loads(line)["body"]["messages"][-1]["content"]
 
 
@@ -187,6 +192,35 @@ def test_a_partition_that_is_a_number_or_an_instant_is_its_text(
     """The same in both kinds of Dags: a Dag that is switched to native objects finds the job runs that it had."""
     sent = worker.until_sent(operator(dag_of(render_template_as_native_obj=native), partition=given), **DAY)
     assert sent.rendered["partition"] == key
+
+
+@pytest.mark.parametrize("template", ["{{ params.rows }}", "{{ params.rows | tojson }}"])
+@pytest.mark.parametrize("native", [False, True], ids=["text", "native objects"])
+def test_rows_that_a_template_gives_are_read_and_shown_to_nobody(
+    worker: Worker, provider: Emulator, capfd: pytest.CaptureFixture[str], template: str, native: bool
+) -> None:
+    """`{{ ti.xcom_pull('rows') }}` is how Dags of Airflow 1 pass them on; without native objects it leaves their text, which counted as a path."""
+    dag = dag_of(params={"rows": ROWS}, render_template_as_native_obj=native)
+    sent = worker.until_sent(operator(dag, source=template, partition="all"), **DAY)
+    assert len(lines(provider)) == len(ROWS)
+    assert "CANARY" not in sent.kept + "".join(capfd.readouterr())
+
+
+def test_rows_whose_text_nobody_can_read_are_refused_without_quoting_them(
+    worker: Worker, provider: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dag = dag_of(params={"rows": "[{'id': 1, 'body': 'CANARY', 'at': datetime.datetime(2026, 11, 19, 0, 0)}]"})
+    ended = worker.run(operator(dag, source="{{ params.rows }}", partition="all"), **DAY)
+    assert "source was rendered as the text of rows, which cannot be read. Nothing was sent" in str(ended.error)
+    assert "CANARY" not in ended.kept + "".join(capfd.readouterr())
+    assert provider.requests() == []
+
+
+def test_a_partition_that_a_template_renders_from_a_list_is_refused(worker: Worker, provider: Emulator) -> None:
+    """`expand` was forgotten: all regions would be one partition, called "['eu', 'us']"."""
+    ended = worker.run(operator(dag_of(params={"regions": ["eu", "us"]}), partition="{{ params.regions }}"), **DAY)
+    assert "partition is a list, and a task instance has one key. Nothing was sent. Map over them" in str(ended.error)
+    assert provider.requests() == []
 
 
 @pytest.mark.parametrize(

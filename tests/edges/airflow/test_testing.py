@@ -81,6 +81,17 @@ def test_nothing_of_production_is_written_or_called(emulator: Emulator, monkeypa
     assert os.environ["KELD_LEDGER_URL"].endswith("other.db")
 
 
+@pytest.mark.parametrize("variable", ["KELD_HOME", "AIRFLOW_HOME"])
+def test_a_home_may_be_relative_in_a_test(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str) -> None:
+    """In production it is refused, since each process has its own working directory; a test is one process."""
+    from keld_airflow.testing import run_task
+
+    monkeypatch.delenv("KELD_HOME")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, "of-the-test")
+    assert run_task(operator(), emulator, **DAY)["counts"]["answered"] == 5
+
+
 def test_without_a_home_each_emulator_has_a_ledger_of_its_own(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Answers of the last test would be found again, and nothing be sent."""
     from keld_airflow.testing import run_task

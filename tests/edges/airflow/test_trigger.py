@@ -340,6 +340,19 @@ def test_a_task_that_goes_on_keeps_its_batch(worker: Worker, provider: Emulator,
     assert cancels(provider) == 0
 
 
+def test_a_task_that_is_renamed_while_it_waits_keeps_its_batch_until_it_begins_under_its_new_name(
+    worker: Worker, provider: Emulator, tmp_path: Path
+) -> None:
+    """Airflow removes the old instance, and ends its trigger, before the new one has a slot."""
+    killed(worker.until_sent(operator(), **DAY).trigger, {"label": "removed"})
+    assert cancels(provider) == 0
+    renamed = worker.until_sent(operator(task_id="classify"), **DAY)
+    assert abandoned(tmp_path, {"label": "removed", "classify": "deferred"}) == []
+    provider.advance(LATENCY_S)
+    assert worker.run(operator(task_id="classify"), event=renamed.event, **DAY).state == "success"
+    assert (len(provider.batches()), cancels(provider)) == (1, 0)
+
+
 @pytest.mark.parametrize(("state", "asked"), [("failed", 1), ("deferred", 0)])
 def test_an_airflow_that_only_ends_the_trigger_of_a_killed_task_gets_its_batch_cancelled_as_well(
     worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch, state: str, asked: int
@@ -511,7 +524,7 @@ def abandoned(tmp_path: Path, states: dict[str, str], *, later: timedelta = time
         return cancel_abandoned(keld)
 
 
-@pytest.mark.parametrize("state", ["failed", "success", "skipped"])
+@pytest.mark.parametrize("state", ["failed", "success", "skipped", "removed"])
 def test_a_task_that_was_ended_by_hand_before_a_triggerer_had_its_trigger_gets_its_batch_cancelled(
     worker: Worker, provider: Emulator, tmp_path: Path, state: str
 ) -> None:
