@@ -165,7 +165,7 @@ def trust() -> ssl.SSLContext:
         return _trusted(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"), int(time.monotonic() // _TRUSTED_S))
     except OSError:
         raise ProviderUnreachable(
-            "No host can be reached, since SSL_CERT_FILE of the environment names no readable file of certificates. Nothing was sent. "
+            "No host can be reached, since SSL_CERT_FILE of the environment names no readable file of certificates. No call was made. "
             "Correct it, or unset it."
         ) from None
 
@@ -196,7 +196,7 @@ def _proxies_named() -> Iterator[None]:
         # Its address is not shown: it may have a password in it.
         what = "is a SOCKS proxy, which needs the package socksio" if isinstance(error, ImportError) else "is no address of a proxy"
         raise ProviderUnreachable(
-            f"No host can be reached, since HTTPS_PROXY, HTTP_PROXY or ALL_PROXY of the environment {what}. Nothing was sent. "
+            f"No host can be reached, since HTTPS_PROXY, HTTP_PROXY or ALL_PROXY of the environment {what}. No call was made. "
             f"{'Install it, or name' if isinstance(error, ImportError) else 'Name'} a proxy that begins with http://, or unset them."
         ) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -82,7 +83,10 @@ def main() -> None:
     # Imports make 10^5 objects that live on, and none that dies in a cycle: by default the collector looks through them a hundred times, which
     # is 7 % of `keld status` (measured 2026-11-30).
     collect_after(50_000, 20, 20)
-    app()
+    try:
+        app()
+    finally:  # all was told: a second Ctrl-C (`uv run` and others pass on what the terminal has sent already) shows no traceback of Python's own end
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _show_version(asked: bool) -> None:

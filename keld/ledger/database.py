@@ -25,6 +25,7 @@ from keld.ledger.migration import NEWEST, made_later, migrate
 from keld.ledger.table import META, VERSION
 
 _MEMORY = "sqlite:///file:keld-{}?mode=memory&cache=shared&uri=true"
+_LOGGED = slice(18, 20)  # the bytes of the header that say "write-ahead log" (sqlite.org/fileformat.html, 1.3)
 _PATIENCE_S = 30.0  # for another process's transaction on the same SQLite file
 
 
@@ -184,10 +185,40 @@ def _to_read(path: Path, how: Mapping[str, Any]) -> sqlite3.Connection:
     """A connection to a file that this user may not write, or not in its directory.
 
     SQLite would make the files of the write-ahead log beside it, which fails, or belong to the reader and stand in the writers' way.  Where no writer
-    has made them, the file itself is the whole ledger, and is not written while it is read, except by a checkpoint of one that came since.
+    has made them, the file itself is the whole ledger, and a copy of it in memory is read: a writer that comes meanwhile writes its pages into the
+    file while they are read.
     """
-    as_it_is = "" if Path(f"{path}-wal").exists() else "?immutable=1"
-    opened: sqlite3.Connection = sqlite3.connect(f"{path.absolute().as_uri()}{as_it_is}", uri=True, **how)
+    while not _log_of(path).exists():
+        if (whole := _copy_of(path)) is not None:
+            return _in_memory(whole, how)
+    opened: sqlite3.Connection = sqlite3.connect(path.absolute().as_uri(), uri=True, **how)
+    return opened
+
+
+def _log_of(path: Path) -> Path:
+    return Path(f"{path}-wal")
+
+
+def _copy_of(path: Path) -> bytearray | None:
+    """The bytes of a database file; None if a writer came while they were read: its log is there before it writes, and the time of the file changes."""
+    with path.open("rb") as file:
+        before = os.fstat(file.fileno())
+        if _log_of(path).exists():
+            return None
+        copy = bytearray(file.read())
+        after = os.stat(path)
+    same = (before.st_ino, before.st_size, before.st_mtime_ns) == (after.st_ino, after.st_size, after.st_mtime_ns)
+    return copy if same and len(copy) == before.st_size and not _log_of(path).exists() else None
+
+
+def _in_memory(copy: bytearray, how: Mapping[str, Any]) -> sqlite3.Connection:
+    """A connection that reads a copy of a database file, and writes nothing."""
+    if len(copy) > _LOGGED.stop:
+        copy[_LOGGED] = b"\1\1"  # of its header: a database in memory has no write-ahead log
+    opened: sqlite3.Connection = sqlite3.connect(":memory:", **how)
+    if copy:
+        opened.deserialize(copy)
+    opened.execute("PRAGMA query_only=ON")
     return opened
 
 

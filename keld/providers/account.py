@@ -194,7 +194,7 @@ def check_unquoted(key: str, name: str) -> None:
     if key[:1] in ("'", '"') or key[-1:] in ("'", '"'):
         raise AccessRefused(
             f"The key of {name} begins or ends with a quotation mark, which no provider's key does: a shell removes it, and a file of variables "
-            "(docker --env-file, systemd, a secret that was pasted) may not. Nothing was sent. Give only the key.",
+            "(docker --env-file, systemd, a secret that was pasted) may not. No call was made. Give only the key.",
             account=name,
         )
 
@@ -342,7 +342,7 @@ def key_of(name: str, account: Account, default: str | None, *, token: str | Non
     check_unquoted(key, name)
     if key and (not key.isascii() or not key.isprintable() or " " in key):  # HTTP libraries quote such a key in their errors
         raise AccessRefused(
-            f"The key of {name} holds a space, a line end or a character that is not ASCII, which no provider's key does. Nothing was sent. "
+            f"The key of {name} holds a space, a line end or a character that is not ASCII, which no provider's key does. No call was made. "
             "Copy it again, and only the key.",
             account=name,
         )
@@ -350,7 +350,7 @@ def key_of(name: str, account: Account, default: str | None, *, token: str | Non
         return key
     unset = None if account.api_key is not None else f"the environment variable {variable} is not set"
     why = ", and ".join(filter(None, (account.keyless or (None if unset else "its api_key function returned none"), unset)))
-    raise AccessRefused(f"No key for {name}: {why}. Nothing was sent. Give one and run again.", account=name)
+    raise AccessRefused(f"No key for {name}: {why}. No call was made. Give one and run again.", account=name)
 
 
 # The accounts that are there from the start: one of each built-in kind whose address is known, or can come from the environment.

@@ -6,6 +6,7 @@ Beside `provider`, which calls it.  Nothing is asked of a model here.  A bucket 
 from __future__ import annotations
 
 import difflib
+import re
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from keld.providers.word import reply_words
 _SKEW_MOST, _SKEW_NOTED = timedelta(minutes=5), timedelta(seconds=30)
 _BUCKET_CALL_S = 10.0
 _SHOWN = 5  # names in a finding, at most
+# Between what is wrong and what to do; the second of what may also be found while a batch is out.
+_NOTHING = re.compile(r" (?:Nothing was sent|No call was made)\. ")
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,8 +80,8 @@ def examine(subject: Subject, model: str | None, clock: Callable[[], datetime]) 
 
 def refused(name: str, what: str, error: KeldError) -> Check:
     """The finding of an error whose message says what happened, what was sent, and what to do."""
-    finding, _, fix = str(error).partition(" Nothing was sent. ")
-    return Check(subject=name, what=what, state=CheckState.PROBLEM, finding=finding, fix=fix)
+    finding, *fix = _NOTHING.split(str(error), maxsplit=1)
+    return Check(subject=name, what=what, state=CheckState.PROBLEM, finding=finding, fix="".join(fix))
 
 
 # -- address and key ------------------------------------------------------------------------------------------

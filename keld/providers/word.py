@@ -40,6 +40,7 @@ _ADVICE = {
         "takes some minutes."
     ),
     "OperationNotSupported": "That deployment of {name} is of another type: deployments= has those for batches, fast_deployments= those for the other lanes.",
+    "redirect": "Check the base URL of {name}: it redirects to another address, where the key is not sent.",
 }
 
 

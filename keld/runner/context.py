@@ -262,7 +262,7 @@ def question_of(files: RunFiles) -> Question:
     except FileNotFoundError:
         raise StagingError(
             f"{files.stored or files.dir} does not hold this job run's files; they are on the host, or under the KELD_HOME or the KELD_STAGING, that "
-            "submitted it. Nothing was sent. Use the same staging directory, or bucket, from every worker."
+            "submitted it. No call was made. Use the same staging directory, or bucket, from every worker."
         ) from None
 
 

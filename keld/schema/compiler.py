@@ -66,6 +66,8 @@ class Compiler:
     def compile(self) -> Compiled:
         top = inlined(self._root, self._root)
         if top.get("type", "object") != "object" or not top.get("properties"):
+            if "json_schema" in top or isinstance(top.get("schema"), dict):  # `response_format` of OpenAI's requests
+                raise SchemaError("this is the envelope of a JSON Schema, as requests have it. Give the `schema` in it alone.")
             raise SchemaError(
                 "the top level must be an object with properties, which become the columns. "
                 "Wrap the value: {'type': 'object', 'properties': {...}}."

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from keld import InvalidJob, Job, Keld, LedgerError
-from keld.ledger import is_missing, nonce
+from keld.ledger import database, is_missing, nonce
 
 JOB = Job(name="labels", key="id", prompt="{body}", models="openai:gpt-5-mini")
 ROWS = [{"id": 1, "body": "The invoice is wrong."}]
@@ -82,6 +82,28 @@ def test_who_may_only_read_a_ledger_can_ask(home: Path, read_only: Path) -> None
     assert (answered, rows) == ([1], 1)
     assert "readonly" in refused
     assert sorted(read_only.rglob("*")) == there
+
+
+def test_a_ledger_that_is_written_while_its_reader_copies_it_is_copied_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a reader who may not write would see some pages from before a checkpoint and some from after it: one in 80 did, beside a busy writer."""
+    with Keld(home=home) as keld:
+        keld.run(JOB, ROWS, poll_s=0.01)
+    fstat = os.fstat
+    looks: list[os.stat_result] = []
+
+    def written_behind(file: int) -> os.stat_result:
+        found = fstat(file)
+        if not looks:
+            with closing(sqlite3.connect(home / "ledger.db")) as writer, writer:
+                writer.execute("UPDATE keld_job_run SET job = 'another'")
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr(database, "_may_write", lambda path: False)
+    monkeypatch.setattr(os, "fstat", written_behind)
+    with Keld(home=home) as asking:
+        assert [status.job for status in asking.statuses()] == ["another"]
+    assert looks[1].st_mtime_ns > looks[0].st_mtime_ns
 
 
 @pytest.mark.books_open("it is one ledger by two URLs, whose books would be compared with one bill")

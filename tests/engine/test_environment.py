@@ -393,10 +393,23 @@ def test_a_run_that_is_not_over_cannot_be_read(keld: Keld, emulator: Emulator) -
 # --- refusals before anything is sent ---------------------------------------------------------------------------------
 
 
+def test_a_key_that_is_missing_later_is_not_told_as_if_nothing_had_been_sent(
+    open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld], peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sensor's process lacks the key that the worker had: a batch is out."""
+    emulator = open_emulator()
+    with open_keld(clock=emulator.now) as worker:
+        sent = worker.submit(triage(peer), tickets())
+    emulator.advance(60)
+    monkeypatch.delenv(f"{peer.name.upper()}_API_KEY")
+    seen = open_keld(clock=emulator.now).advance(sent.id)
+    assert "No call was made." in (seen.problem or "") and "Nothing was sent" not in (seen.problem or "")
+
+
 def test_a_missing_key_is_told_before_anything_is_kept(keld: Keld, emulator: Emulator, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job run that could never begin would only be in the way."""
     monkeypatch.delenv(f"{peer.name.upper()}_API_KEY")
-    with pytest.raises(AccessRefused, match="Nothing was sent"):
+    with pytest.raises(AccessRefused, match="No call was made"):
         keld.submit(triage(peer), tickets())
     assert keld.statuses() == []
 
@@ -428,7 +441,7 @@ def test_a_job_is_refused_where_no_model_has_a_key_and_is_planned_all_the_same(
         monkeypatch.delenv(f"{peer.name.upper()}_API_KEY")
     asked = triage(openai, models=[openai.models, anthropic.models])
     assert keld.plan(asked, tickets()).chosen is not None
-    with pytest.raises(AccessRefused, match=r"No key for \w+: .*_API_KEY is not set\. Nothing was sent"):
+    with pytest.raises(AccessRefused, match=r"No key for \w+: .*_API_KEY is not set\. No call was made"):
         keld.submit(asked, tickets())
 
 

@@ -143,6 +143,8 @@ LINES: list[tuple[str, dict[str, Any], Outcome, bool]] = [
     ("unknown", {"type": "paused"}, Outcome.LOST, True),
     ("no message", {"type": "succeeded"}, Outcome.LOST, True),
     ("no content", {"type": "succeeded", "message": {"content": [], "stop_reason": "end_turn"}}, Outcome.INVALID, False),
+    ("full context", {"type": "succeeded", "message": {"content": [TEXT], "stop_reason": "model_context_window_exceeded"}}, Outcome.INVALID, False),
+    ("an error as an answer", {"type": "succeeded", "message": {"type": "error", "error": {"type": "overloaded_error"}}}, Outcome.ERRORED, True),
     ("tool use", {"type": "succeeded", "message": {"content": [TEXT], "stop_reason": "pause_turn"}}, Outcome.INVALID, False),
     ("error in words", {"type": "errored", "error": {"type": "error", "error": "overloaded"}}, Outcome.ERRORED, False),
     ("a gateway's error field beside an answer", {"type": "succeeded", "message": {"content": [TEXT], "error": "none"}}, Outcome.ANSWERED, False),

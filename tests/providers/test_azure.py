@@ -207,7 +207,7 @@ def test_a_machine_without_key_and_identity_is_told_what_to_do(wire: Wire, ident
 def test_an_identity_that_is_refused_is_told_without_what_entra_said(wire: Wire, identity: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own text lists tenants and clients, and what each of ten credentials tried."""
     wire.emulator.faults({"rules": [{"at": "any", "do": "status", "status": 400, "times": None, "message": "tenant CANARY-TENANT"}]})
-    with pytest.raises(AccessRefused, match=r"Entra gave no token for Azure.*Nothing was sent") as refused:
+    with pytest.raises(AccessRefused, match=r"Entra gave no token for Azure.*No call was made") as refused:
         wire.connect().newest()
     assert "CANARY" not in str(refused.value)
     assert refused.value.__cause__ is None

@@ -186,7 +186,7 @@ def test_a_redirect_takes_no_key_along(wire: Wire) -> None:
 
 def test_without_a_key_nothing_is_sent(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(f"{wire.peer.name.upper()}_API_KEY")
-    with pytest.raises(AccessRefused, match="Nothing was sent"):
+    with pytest.raises(AccessRefused, match="No call was made"):
         send(wire)
 
 

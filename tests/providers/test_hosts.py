@@ -66,6 +66,22 @@ def test_a_full_host_is_asked_again_later(open_wire: Callable[[Peer], Wire], pee
     assert isinstance(sent(wire), NotNow)
 
 
+def test_a_rate_limit_that_comes_with_status_200_is_waited_for(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """OpenRouter passes on its providers' so (github.com/UKGovernmentBEIS/inspect_ai/issues/1534): all attempts of a row were used up at once."""
+    body = '{"id":null,"choices":null,"usage":null,"error":{"message":"Provider returned error","code":429,"metadata":{"raw":"Too Many Requests"}}}'
+    fault(emulator, "realtime", "garbage", status=200, body=body, times=2)
+    status = run(keld, emulator, triage(peer, lane="standard", max_attempts=1))
+    assert outcomes(keld, status) == ["answered"] * 6
+    assert len(emulator.bill()) == 6
+
+
+def test_a_redirect_of_a_host_is_told_with_what_to_correct(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """The key and the billing are right."""
+    fault(emulator, "realtime", "redirect", times=None)
+    status = keld.advance(keld.submit(triage(peer, lane="standard"), tickets()).id)
+    assert f"Check the base URL of {peer.name}" in (status.problem or "") and "billing" not in (status.problem or "")
+
+
 @pytest.mark.parametrize("peer", [HOSTS["xai"], groq], ids=lambda peer: peer.name)
 def test_a_host_without_embeddings_is_named(open_wire: Callable[[Peer], Wire], peer: Peer) -> None:
     wire = open_wire(peer)

@@ -317,5 +317,5 @@ def test_certificates_are_read_once_and_anew_where_the_environment_names_others(
     first = http.trust()
     assert http.trust() is first
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
-    with pytest.raises(ProviderUnreachable, match=r"SSL_CERT_FILE .*Nothing was sent"):
+    with pytest.raises(ProviderUnreachable, match=r"SSL_CERT_FILE .*No call was made"):
         http.trust()

@@ -101,7 +101,7 @@ def test_the_version_that_a_path_has_already_is_not_doubled() -> None:
 def test_a_key_in_quotation_marks_is_told_from_a_wrong_one(emulator: Emulator, kind: str, key: str) -> None:
     """The host would say 401, and the key in the vault is right."""
     provider = connect(kind, replace(ACCOUNTS[kind], api_key=lambda: key))
-    with pytest.raises(AccessRefused, match=r"quotation mark.*Nothing was sent") as refused:
+    with pytest.raises(AccessRefused, match=r"quotation mark.*No call was made") as refused:
         provider.newest()
     assert "abcdef" not in str(refused.value)
     assert emulator.requests() == []

@@ -15,7 +15,7 @@ from hypothesis.stateful import initialize
 
 from keld.emulator.services import bedrock_input
 from tests.support.ticket_job import PEERS, Peer
-from tests.support.worker_schedule import Schedule, _faults
+from tests.support.worker_schedule import DECLARED, Schedule
 
 # All of them, or those that the environment names (`KELD_CLOUDS=gemini,vertex`).
 CLOUDS = [PEERS[name] for name in os.environ.get("KELD_CLOUDS", "azure,bedrock,gemini,mistral,vertex").split(",")]
@@ -30,27 +30,12 @@ class CloudSchedule(Schedule):
         small.start()
         self._patches.append(small)
 
-    @initialize(
-        peer=st.sampled_from(CLOUDS),
-        omens=st.lists(_faults, max_size=3),
-        shapes=st.lists(st.tuples(st.integers(3, 6), st.integers(2, 6)), min_size=1, max_size=2),
-        ceiling=st.sampled_from([None, None, None, "1.0", "1.3", "2.2"]),
-        submitted=st.sampled_from([True, True, True, False]),
-        primed=st.sampled_from([False, False, True]),
-    )
-    def declare(
-        self,
-        peer: Peer,
-        omens: list[dict[str, Any]],
-        shapes: list[tuple[int, int]],
-        ceiling: str | None,
-        submitted: bool,
-        primed: bool = False,
-    ) -> None:
+    @initialize(peer=st.sampled_from(CLOUDS), **DECLARED)
+    def declare(self, peer: Peer, **declared: Any) -> None:
         """As at the others."""
         provider = self.keld.provider(peer.name)  # one for all workers
         provider.traits = replace(provider.traits, least_requests=1)
-        super().declare(peer, omens, shapes, ceiling, submitted, primed)
+        super().declare(peer, **declared)
 
     def at_home(self, fault: dict[str, Any]) -> dict[str, Any]:
         """What can happen wherever a batch has a mark, happens here, too; where nothing expires, no batch is stuck for ever."""

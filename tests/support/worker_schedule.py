@@ -392,6 +392,16 @@ class Partition:
         return self.table.column("body").to_pylist()
 
 
+# What `Schedule.declare` draws beside the provider.
+DECLARED: dict[str, Any] = {
+    "omens": st.lists(_faults, max_size=3),
+    "shapes": st.lists(st.tuples(st.integers(3, 6), st.integers(2, 6)), min_size=1, max_size=2),
+    "ceiling": st.sampled_from([None, None, None, "1.0", "1.3", "2.2"]),
+    "submitted": st.sampled_from([True, True, True, False]),
+    "primed": st.sampled_from([False, False, True]),
+}
+
+
 class Schedule(RuleBasedStateMachine):
     """Rules let workers go on, kill them, turn the clock and break the provider; the end says what must be true then."""
 
@@ -427,14 +437,7 @@ class Schedule(RuleBasedStateMachine):
 
     # -- rules --------------------------------------------------------------------------------------------------
 
-    @initialize(
-        peer=st.sampled_from([openai, anthropic]),
-        omens=st.lists(_faults, max_size=3),
-        shapes=st.lists(st.tuples(st.integers(3, 6), st.integers(2, 6)), min_size=1, max_size=2),
-        ceiling=st.sampled_from([None, None, None, "1.0", "1.3", "2.2"]),
-        submitted=st.sampled_from([True, True, True, False]),
-        primed=st.sampled_from([False, False, True]),
-    )
+    @initialize(peer=st.sampled_from([openai, anthropic]), **DECLARED)
     def declare(
         self,
         peer: Peer,

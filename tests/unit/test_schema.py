@@ -109,6 +109,11 @@ def test_text_and_embedding_have_one_column() -> None:
         (3, "Give a Pydantic model class"),
         ({"type": "array"}, "top level must be an object"),
         ({"type": "object"}, "top level must be an object"),
+        ({"name": "label", "strict": True, "schema": _object(a={"type": "string"})}, "Give the `schema` in it alone"),
+        (
+            {"type": "json_schema", "json_schema": {"name": "label", "schema": _object(a={"type": "string"})}},
+            "Give the `schema` in it alone",
+        ),
         (_object(x=False), "allows no value"),
         (_object(x={"$ref": "#/$defs/none"}), "points to nothing"),
         (_object(x={"$ref": "https://example.com/x"}), "points outside"),

@@ -152,7 +152,7 @@ class AnthropicMessages:
         return {}
 
     def judge(self, custom_id: str, status: int, body: Body) -> Reply:
-        if status != 200:
+        if status != 200 or (body.type == "error" and body.content is None):  # some gateways give an error with status 200
             return _errored(custom_id, body)
         usage = body.usage or _Usage()
         read, written = (usage.cache_read_input_tokens or 0), (usage.cache_creation_input_tokens or 0)
@@ -208,6 +208,8 @@ def _content(body: Body) -> tuple[Outcome, Any, str | None]:
             return Outcome.REFUSED, None, "the model refused"
         case "max_tokens":
             return Outcome.INVALID, None, "cut off at max_output_tokens"
+        case "model_context_window_exceeded":
+            return Outcome.INVALID, None, "the prompt and the answer are longer than the model's context window"
         case "pause_turn" | "tool_use":
             return Outcome.INVALID, None, f"stopped for {body.stop_reason}"
     texts = [block.text for block in body.content or () if block.type in (None, "text") and block.text is not None]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from keld.errors import InvalidJob
 from keld.providers.base import NO_EMBEDDINGS
 from keld.providers.dialects.openai_chat import OpenAIChat
@@ -23,6 +25,30 @@ EMBEDDING_PACK = Pack(rows=64, fragment_bytes=128 << 10)
 LINE_BYTES = 10_000_000  # no limit of one line is documented; a row above 10 MB is taken for a mistake
 # Hosts that are not OpenAI's may ignore `max_completion_tokens`, and an answer without a limit could cost more than was reserved.
 MAX_TOKENS_CHAT = OpenAIChat(length_field="max_tokens")
+
+
+_FULL = (429, 503)
+
+
+def turned_away(answer: bytes) -> bool:
+    """`Preset.aborted` of a gateway: its own provider's rate limit or full queue, in a reply with status 200 and without an answer.
+
+    OpenRouter's, for one (github.com/UKGovernmentBEIS/inspect_ai/issues/1534).
+    """
+    if b'"error":{' not in answer or b'"choices":[{' in answer:  # within a text, its quotes would be escaped
+        return False
+    try:
+        return msgspec.json.decode(answer, type=_Failed).error.code in _FULL
+    except msgspec.MsgspecError:
+        return False
+
+
+class _Error(msgspec.Struct, gc=False):
+    code: object = None
+
+
+class _Failed(msgspec.Struct, gc=False):
+    error: _Error
 
 
 def chat_only(host: str, chat: Dialect) -> Callable[[Question, str], Dialect]:

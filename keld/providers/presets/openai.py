@@ -19,7 +19,7 @@ from keld.providers.dialects.openai_responses import OpenAIResponses
 from keld.providers.envelope import LINES
 from keld.providers.fault import Meaning
 from keld.providers.part import MODELS, Auth, Batches, Connection, Dialect, Preset
-from keld.providers.presets.common import EMBEDDING_PACK, LINE_BYTES, NOT_DONE
+from keld.providers.presets.common import EMBEDDING_PACK, LINE_BYTES, NOT_DONE, turned_away
 from keld.request import Question
 from keld.shard import Limits
 
@@ -63,6 +63,7 @@ PRESET = Preset(
     batches=_batches,
     auth=_auth,
     quotas=quotas_of,
+    aborted=turned_away,  # of a gateway at its base URL
     codes={(400, "token_limit_exceeded"): Meaning.QUEUE_FULL, **NOT_DONE},
     prices="openai",
     probe=MODELS,

@@ -74,5 +74,5 @@ def _checked(value: str, what: str, vendor: str) -> str:
 def _unsendable(what: str, vendor: str) -> AccessRefused:
     # It is not shown: it may hold a credential.
     return AccessRefused(
-        f"{what} has a character that no HTTP header can carry. Nothing was sent. Correct that variable, or unset it.", account=vendor
+        f"{what} has a character that no HTTP header can carry. No call was made. Correct that variable, or unset it.", account=vendor
     )

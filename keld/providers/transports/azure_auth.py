@@ -28,7 +28,7 @@ def auth(connection: Connection) -> Auth:
     except ImportError:
         raise AccessRefused(
             "No key for Azure: the environment variable AZURE_OPENAI_API_KEY is not set, and azure-identity, which gets a token of Entra, is not installed. "
-            "Nothing was sent. Set the key, or: pip install 'keld[azure]'.",
+            "No call was made. Set the key, or: pip install 'keld[azure]'.",
             account="azure",
         ) from None
     credential = given() if given is not None else DefaultAzureCredential()
@@ -39,7 +39,7 @@ def auth(connection: Connection) -> Auth:
         except ClientAuthenticationError:  # its text lists what each of ten credentials said, and may quote a tenant and a client
             raise AccessRefused(
                 "Entra gave no token for Azure: no credential of this machine is accepted (environment, workload identity, managed identity, Azure CLI). "
-                "Nothing was sent. Set AZURE_OPENAI_API_KEY, or give this identity the role Cognitive Services OpenAI User.",
+                "No call was made. Set AZURE_OPENAI_API_KEY, or give this identity the role Cognitive Services OpenAI User.",
                 account="azure",
             ) from None
         return Token(found.token, float(found.expires_on))

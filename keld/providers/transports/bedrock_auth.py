@@ -73,7 +73,7 @@ class Signed:
         try:
             from botocore.session import Session
         except ImportError as missing:
-            raise InvalidJob("Bedrock needs botocore, which is not installed. Nothing was sent. pip install 'keld[bedrock]'") from missing
+            raise InvalidJob("Bedrock needs botocore, which is not installed. No call was made. pip install 'keld[bedrock]'") from missing
         self._region = region
         self._find = Session().get_credentials if given is None else cache(given)  # botocore keeps what it finds itself
         self._kept = Kept(self._found, "the credentials of AWS", limit_s)
@@ -119,7 +119,7 @@ class Signed:
         found = self._find()
         if found is None:
             raise AccessRefused(
-                f"No credentials of AWS were found for Bedrock in {self._region}. Nothing was sent. Set AWS_PROFILE, AWS_ACCESS_KEY_ID and "
+                f"No credentials of AWS were found for Bedrock in {self._region}. No call was made. Set AWS_PROFILE, AWS_ACCESS_KEY_ID and "
                 f"AWS_SECRET_ACCESS_KEY, or {API_KEY}, or run where a role is attached."
             )
         return found.get_frozen_credentials(), time.time() + _GOOD_S

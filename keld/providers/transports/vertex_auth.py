@@ -75,13 +75,13 @@ def _fetched(connection: Connection, given: Callable[[], Any] | None = None) -> 
         from google.auth.exceptions import DefaultCredentialsError, OAuthError, RefreshError
         from google.auth.transport.requests import Request
     except ImportError as missing:
-        raise InvalidJob("Kind vertex needs google-auth, which is not installed. Nothing was sent. pip install 'keld[vertex]'") from missing
+        raise InvalidJob("Kind vertex needs google-auth, which is not installed. No call was made. pip install 'keld[vertex]'") from missing
     try:
         credentials = given() if given is not None else google.auth.default(scopes=[SCOPE])[0]
         credentials.refresh(Request())
     except DefaultCredentialsError:
         raise AccessRefused(
-            "There are no credentials for Google Cloud. Nothing was sent. Run `gcloud auth application-default login`, set "
+            "There are no credentials for Google Cloud. No call was made. Run `gcloud auth application-default login`, set "
             f"GOOGLE_APPLICATION_CREDENTIALS to a key file, or {TOKEN_VARIABLE} to an access token.",
             account=connection.account.kind,
         ) from None
@@ -89,7 +89,7 @@ def _fetched(connection: Connection, given: Callable[[], Any] | None = None) -> 
         if refused.retryable:
             raise
         raise AccessRefused(
-            "Google Cloud refused the credentials that google-auth found. Nothing was sent. Run `gcloud auth application-default login` again, or "
+            "Google Cloud refused the credentials that google-auth found. No call was made. Run `gcloud auth application-default login` again, or "
             "correct GOOGLE_APPLICATION_CREDENTIALS.",
             account=connection.account.kind,
         ) from None
