@@ -357,7 +357,12 @@ def test_what_is_in_batches_already_is_priced_by_the_list_where_the_log_has_no_c
     """A day of OpenAI's usage API with `group_by=batch`: 2,000,000 tokens in and 50,000 out at half of $0.25 and $2.00; beside it, or not, 200,000 in,
     800,000 cached ($0.025) and 50,000 out in the standard lane.
     """
-    every = {"object": "organization.usage.completions.result", "model": "gpt-5-mini-2025-08-07", "project_id": "proj_1", "num_model_requests": 500}
+    every = {
+        "object": "organization.usage.completions.result",
+        "model": "gpt-5-mini-2025-08-07",
+        "project_id": "proj_1",
+        "num_model_requests": 500,
+    }
     batch = every | {"input_tokens": 2_000_000, "output_tokens": 50_000, "input_cached_tokens": 0, "batch": True}
     chat = every | {"input_tokens": 1_000_000, "output_tokens": 50_000, "input_cached_tokens": 800_000, "batch": False}
     begins = [int(datetime(2026, 10, day, tzinfo=UTC).timestamp()) for day in range(1, 31)]

@@ -146,7 +146,9 @@ def test_another_error_ends_with_1(emulator: Emulator, words: list[str], said: s
     assert "Traceback" not in failed.output
 
 
-def test_a_ledger_that_fails_while_a_batch_is_out_does_not_end_with_refused(emulator: Emulator, open_emulator: Callable[..., Emulator]) -> None:
+def test_a_ledger_that_fails_while_a_batch_is_out_does_not_end_with_refused(
+    emulator: Emulator, open_emulator: Callable[..., Emulator]
+) -> None:
     """2 tells a scheduler that nothing was sent."""
     open_emulator(frozen=False, latency_s=600)
     words = ["run", "jobs.py:labels", "-s", "in.parquet", "-t", "out.parquet", "-p", "monday", "--poll-s", "0.05"]
