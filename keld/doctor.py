@@ -9,9 +9,10 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,6 +32,22 @@ from keld.staging import Staging
 _PATIENCE = Patience(call_s=10.0, reply_s=10.0, stall_s=10.0)
 _LEAST_FREE_BYTES = 1 << 30
 _SHOWN = 20
+# A misspelt one is not read, and its default holds without a word: a ledger in each pod, say.  An account's key may have any name (`api_key_env`).
+_VARIABLES = (
+    "KELD_BEDROCK_BUCKET",
+    "KELD_BEDROCK_ROLE",
+    "KELD_EMULATOR_TOKEN",
+    "KELD_FAILPOINT",
+    "KELD_HOME",
+    "KELD_LEDGER_URL",
+    "KELD_NAMESPACE",
+    "KELD_ON_EVENT",
+    "KELD_SCRATCH",
+    "KELD_SELF_HOSTED_URL",
+    "KELD_STAGING",
+    "KELD_TELEMETRY",
+    "KELD_VERTEX_BUCKET",
+)
 
 
 def examine(
@@ -48,6 +65,7 @@ def examine(
         InvalidJob: `only` names no account.
     """
     until = time.monotonic() + budget_s
+    yield from _misspelt(os.environ)
     yield _ledger(ledger_url)
     yield _staging(staging)
     if only is not None:
@@ -122,6 +140,16 @@ def _missing(names: list[str], known: int) -> Iterator[Check]:
     if state is CheckState.PROBLEM:
         finding, fix = f"No account is set up here; the accounts are {', '.join(names[:_SHOWN])}.", f"Set the key of one of them: {fix}"
     yield Check(subject="accounts", what="settings", state=state, finding=finding, fix=fix)
+
+
+def _misspelt(names: Iterable[str]) -> Iterator[Check]:
+    for name in sorted(names):
+        meant = get_close_matches(name, _VARIABLES, 1, 0.8) if name.startswith("KELD") and name not in _VARIABLES else []
+        if meant:
+            finding = f"{name} is set, and is no variable of Keld's: nothing reads it."
+            yield Check(
+                subject="environment", what="settings", state=CheckState.NOTE, finding=finding, fix=f"Set {meant[0]}, if that was meant."
+            )
 
 
 def _ledger(url: str) -> Check:

@@ -71,6 +71,8 @@ class Submit(TypedDict, total=False):
 
 log = logging.getLogger("keld")
 
+_OFF = ("", "0", "false", "no", "off")  # of a variable that turns something on, as people and charts write it
+
 
 class Keld:
     """Where jobs run.
@@ -383,7 +385,7 @@ class Keld:
             on_event = hook_named(named)
         if on_event is not None:
             yield Notifier(on_event, lambda: self.ledger, self.namespace, self.clock, self._by_ids)
-        if os.environ.get("KELD_TELEMETRY", "") not in ("", "0"):
+        if os.environ.get("KELD_TELEMETRY", "").strip().lower() not in _OFF:
             self._telemetry = self._open_telemetry()
             yield Notifier(self._telemetry, lambda: self.ledger, self.namespace, self.clock, self._by_ids, prefix="telemetry.")
 

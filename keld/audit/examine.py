@@ -19,7 +19,7 @@ from keld.audit.formats import FORMATS
 from keld.audit.formats.mapped import mapped
 from keld.audit.group import Group, Groups
 from keld.audit.log import logs_on_disk
-from keld.audit.money import LEAST_DELAY, Bill, Net, bill, late_prior, saving, staging_usd
+from keld.audit.money import LEAST_DELAY, Bill, Net, bill, late_prior, saving, slower_usd, staging_usd
 from keld.audit.piece import Passed, Piece
 from keld.audit.rate import RateBook
 from keld.audit.reader import taken
@@ -166,7 +166,7 @@ def _finding(
         net=None if isinstance(costs, str) or fleet is not None else _net(costs, group, rules, rule, delay, times),
         fleet_usd=None if fleet is None else _fleet_usd(group, fleet, every, on_fleet, days),
         monthly=monthly,
-        usd=_usd(group, costs, times),
+        usd=_usd(group, costs, slower_usd(group, rates.of(group.key.provider, group.key.model)), times),
         samples=tuple(_samples(group, samples)),
     )
 
@@ -176,11 +176,10 @@ def _net(costs: Bill, group: Group, rules: Rules, rule: Rule | None, delay: time
     return saving(costs, rules.priors, late_prior(rules.priors, delay, costs.lane), staging, factor)
 
 
-def _usd(group: Group, costs: Bill | str, factor: float) -> Decimal:
+def _usd(group: Group, costs: Bill | str, slower: Decimal, factor: float) -> Decimal:
     """What a group costs in a month, in all lanes; as logged where no list has its price."""
-    slower = sum(usd for lane, usd in group.logged_usd.items() if lane is not Lane.STANDARD)
     now = float(costs.now_usd) if isinstance(costs, Bill) else group.logged_usd[Lane.STANDARD] or float(group.columns()[4].sum())
-    return Decimal(str(round((now + slower) * factor, 6)))
+    return Decimal(str(round((now + float(slower)) * factor, 6)))
 
 
 def _delay(seen: Evidence, rule: Rule | None) -> tuple[timedelta | None, str]:

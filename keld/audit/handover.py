@@ -22,6 +22,7 @@ from keld.audit.money import LEAST_DELAY, Bill
 from keld.audit.record import Floats
 from keld.audit.verdict import Waits
 from keld.price import Lane
+from keld.view import usd
 
 _OVER = Decimal("1.3")  # of the dearest run seen
 _FEW = 20  # rows of a run, below which a batch may be late and pays little
@@ -43,7 +44,7 @@ def refusals(finding: Finding) -> list[str]:
     if isinstance(finding.bill, str):
         found.append(finding.bill)
     elif finding.worth is not None and finding.worth <= 0:
-        found.append(f"it would save nothing (${finding.worth:,.2f} a month)")
+        found.append(f"it would save nothing ({usd(finding.worth)} a month)")
     return found
 
 

@@ -123,6 +123,17 @@ def bill(group: Group, rates: ModelRates, *, flex: bool = False) -> Bill | str:
     )
 
 
+def slower_usd(group: Group, rates: ModelRates) -> Decimal:
+    """What a group's calls in the batch and flex lanes cost, for the time of the log: as logged, else at list prices, where there is either."""
+    return sum((_lane_usd(group, lane, listed) for lane, listed in ((Lane.BATCH, rates.batch), (Lane.FLEX, rates.flex))), Decimal(0))
+
+
+def _lane_usd(group: Group, lane: Lane, listed: Rates | None) -> Decimal:
+    if listed is None or group.logged[lane] >= 0.99 * group.requests[lane]:
+        return Decimal(str(round(group.logged_usd[lane], 9)))
+    return _total(listed, {above: counts for (in_lane, above), counts in group.tokens.items() if in_lane is lane}, hits=True)
+
+
 def _scale(group: Group, listed: Decimal) -> tuple[Decimal, str]:
     """What is paid for a dollar of the list, which holds in every lane, and the basis in words."""
     logged = Decimal(str(round(group.logged_usd[Lane.STANDARD], 9)))

@@ -39,7 +39,7 @@ def step(keld: Keld, status: Status, as_json: bool) -> Status:
     try:
         status = keld.advance_until_waiting(status.id)
     except KeldError as problem:
-        fail_with(problem, Exit.ERROR if keld.status(status.id).sent else Exit.REFUSED)
+        _fail(keld, status, problem)
     if status.over:
         return status
     if as_json:
@@ -61,7 +61,16 @@ def advance(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> 
     except KeyboardInterrupt:
         _interrupted(keld.status(status.id))
     except KeldError as problem:
-        fail_with(problem, Exit.ERROR if keld.status(status.id).sent else Exit.REFUSED)
+        _fail(keld, status, problem)
+
+
+def _fail(keld: Keld, status: Status, problem: KeldError) -> NoReturn:
+    """Prints the problem and exits: with `REFUSED` only where it is known that nothing of the job run was sent."""
+    try:
+        sent = keld.status(status.id).sent
+    except KeldError:  # the ledger itself is what failed
+        sent = True
+    fail_with(problem, Exit.ERROR if sent else Exit.REFUSED)
 
 
 def _interrupted(status: Status) -> NoReturn:

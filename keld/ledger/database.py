@@ -148,7 +148,15 @@ def _engine(url: str, *, in_memory: bool) -> sa.Engine:
         raise LedgerError("KELD_LEDGER_URL has a user or password with an '@' in it. Write %40 for it, %3A for ':' and %2F for '/'.")
     if parsed.get_backend_name() == "postgresql":
         return sa.create_engine(
-            parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True, json_deserializer=msgspec.json.decode
+            parsed.set(drivername="postgresql+psycopg"),
+            # A pooler such as PgBouncer lends one connection of the server to many clients, and each names its prepared statements alike: one
+            # finds another's, or none (github.com/psycopg/psycopg/issues/1151).  Each read of ours ends in a rollback, after which none is kept anyway.
+            connect_args={"prepare_threshold": None},
+            # What the ledger's compare-and-swap is made for.  A database whose default is stricter would refuse one of two workers instead.
+            isolation_level="READ COMMITTED",
+            pool_pre_ping=True,
+            hide_parameters=True,
+            json_deserializer=msgspec.json.decode,
         )
     if parsed.get_backend_name() != "sqlite":
         raise LedgerError(f"KELD_LEDGER_URL names {parsed.get_backend_name()!r}; a ledger is sqlite:///PATH or postgresql://...")
@@ -339,6 +347,11 @@ def _closed(url: str, error: Exception) -> LedgerError:
 
 
 def _driver_message(error: Exception) -> str:
-    """The message of the driver or the disk; for an invalid URL only the kind of fault, since the message quotes the URL."""
+    """The message of the driver or the disk; not that of an invalid URL, which quotes it."""
+    if isinstance(error, sa.exc.ArgumentError | ValueError):
+        return (
+            "this is no URL of a ledger. Write sqlite:///PATH or postgresql://USER:PASSWORD@HOST:5432/NAME, with several hosts "
+            "postgresql://USER:PASSWORD@/NAME?host=db-1:5432&host=db-2:5432"
+        )
     cause = error if isinstance(error, OSError | ImportError | sqlite3.Error) else getattr(error, "orig", None)
     return next(iter(str(cause).splitlines()), "") if cause is not None else type(error).__name__

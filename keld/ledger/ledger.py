@@ -8,7 +8,7 @@ for queries.  The ledger is O(shards): rows, prompts and answers are in files, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -88,13 +88,18 @@ class Ledger:
         self._db.close()
 
     def check_writable(self) -> None:
-        """Writes what is there already.
+        """Writes what is there already, and an event that it takes back.
 
         Raises:
             LedgerError: it cannot be written.
         """
         with self._db.write() as db:
             db.execute(sa.update(VERSION).values(version=VERSION.c.version))
+            with (
+                db.begin_nested() as tried
+            ):  # an event takes its number from a sequence, for which a role of Postgres needs a right of its own
+                event_log.append(db, datetime.now(UTC), "", RunEvent.OPENED)
+                tried.rollback()
 
     # -- reading ----------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ class Check:
     """One finding of `Keld.doctor`.
 
     Args:
-        subject: the name of an account, `ledger` or `staging`.
+        subject: the name of an account, `ledger`, `staging` or `environment`.
         what: was checked: `settings`, `key`, `address`, `clock`, `bucket`, `models`, `price`, `quota`, `ledger`, `staging`.
         finding: one sentence.
         fix: what to do, one sentence; "": nothing.

@@ -352,6 +352,28 @@ def test_calls_in_the_batch_lane_are_counted_as_done_and_not_as_a_saving(tmp_pat
     assert audit.usd(Waits.ALREADY) > 0
 
 
+@pytest.mark.parametrize(("chat_too", "a_day"), [(False, "0.3"), (True, "0.47")], ids=["all", "some"])
+def test_what_is_in_batches_already_is_priced_by_the_list_where_the_log_has_no_costs(tmp_path: Path, chat_too: bool, a_day: str) -> None:
+    """A day of OpenAI's usage API with `group_by=batch`: 2,000,000 tokens in and 50,000 out at half of $0.25 and $2.00; beside it, or not, 200,000 in,
+    800,000 cached ($0.025) and 50,000 out in the standard lane.
+    """
+    every = {
+        "object": "organization.usage.completions.result",
+        "model": "gpt-5-mini-2025-08-07",
+        "project_id": "proj_1",
+        "num_model_requests": 500,
+    }
+    batch = every | {"input_tokens": 2_000_000, "output_tokens": 50_000, "input_cached_tokens": 0, "batch": True}
+    chat = every | {"input_tokens": 1_000_000, "output_tokens": 50_000, "input_cached_tokens": 800_000, "batch": False}
+    begins = [int(datetime(2026, 10, day, tzinfo=UTC).timestamp()) for day in range(1, 31)]
+    found = [chat, batch] if chat_too else [batch]
+    buckets = [{"object": "bucket", "start_time": at, "end_time": at + 86_400, "results": found} for at in begins]
+    (tmp_path / "usage.json").write_text(json.dumps({"object": "page", "data": buckets, "has_more": False}))
+    audit = _audit(tmp_path / "usage.json")
+    assert sum(float(one.usd) for one in audit.findings) / audit.factor == pytest.approx(30 * float(a_day))
+    assert {one.waits for one in audit.findings} == {Waits.ASK if chat_too else Waits.ALREADY}
+
+
 def test_tags_with_an_id_in_them_are_one_group(tmp_path: Path) -> None:
     """Else every call is a group of its own, and nothing can be said of it."""
     rows = [row | {"request_tags": [f"ticket:{number % 900}x{number % 7}"]} for number, row in enumerate(litellm_rows(CALLS_OF_TWO))]

@@ -4,9 +4,11 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,22 @@ def test_another_error_ends_with_1(emulator: Emulator, words: list[str], said: s
     assert failed.exit_code == Exit.ERROR, failed.output
     assert failed.stderr.startswith(f"{said}: ")
     assert "Traceback" not in failed.output
+
+
+def test_a_ledger_that_fails_while_a_batch_is_out_does_not_end_with_refused(
+    emulator: Emulator, open_emulator: Callable[..., Emulator]
+) -> None:
+    """2 tells a scheduler that nothing was sent."""
+    open_emulator(frozen=False, latency_s=600)
+    words = ["run", "jobs.py:labels", "-s", "in.parquet", "-t", "out.parquet", "-p", "monday", "--poll-s", "0.05"]
+    with subprocess.Popen([sys.executable, "-m", "keld", *words], stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        sent = next(line for line in run.stderr if "in_progress" in line)
+        with closing(sqlite3.connect(Path(os.environ["KELD_HOME"]) / "ledger.db", timeout=30)) as ledger:
+            ledger.execute("DROP TABLE keld_shard")
+        said = run.stderr.read()
+    assert run.returncode == Exit.ERROR, sent + said
+    assert said.splitlines()[-1].startswith("LedgerError: ")
 
 
 @pytest.mark.parametrize("words", [["status"], ["watch"], ["reconcile"], ["gc"], ["spend"]], ids=lambda words: words[0])

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from keld import Account, Check, CheckState, Keld, SelfHostedAccount
 from keld.cli.command import app
 from keld.emulator import Emulator
 from keld.errors import InvalidJob
+from keld.ledger import Ledger
 from keld.objects import Bucket
 from keld.providers.kinds import BUILT_IN
 from keld.providers.provider import connect
@@ -101,6 +103,39 @@ def test_accounts_that_nobody_has_set_up_are_named_together(open_keld: Open, mon
     assert note.state is CheckState.NOTE
     assert "openai," in note.finding and "xai" in note.finding and "anthropic" not in note.finding
     assert {"anthropic", "mistral", "self_hosted"} <= {check.subject for check in found}
+
+
+# --- the environment ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("KELD_LEDGR_URL", "KELD_LEDGER_URL"), ("KELD_STAGGING", "KELD_STAGING"), ("KELDHOME", "KELD_HOME")]
+)
+def test_a_misspelt_variable_is_noticed_since_its_default_holds_without_a_word(
+    open_keld: Open, monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, "postgresql://keld:hunter2@db/keld")
+    monkeypatch.setenv("KELD_TEAM_KEY", "an account's own, by `api_key_env`")
+    note, *others = open_keld().doctor("openai")
+    assert (note.subject, note.state) == ("environment", CheckState.NOTE)
+    assert name in note.finding and meant in note.fix and "hunter2" not in note.finding + note.fix
+    assert "environment" not in {check.subject for check in others}
+
+
+def test_a_role_without_the_right_to_the_sequence_of_events_is_noticed(open_keld: Open, postgres: Callable[[], str]) -> None:
+    """`GRANT ... ON ALL TABLES` leaves it out; `keld run` then ended with `permission denied for sequence keld_event_id_seq`."""
+    owner = sa.make_url(postgres())
+    Ledger(str(owner.render_as_string(hide_password=False))).close()
+    with sa.create_engine(owner.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT").connect() as db:
+        db.execute(sa.text("CREATE ROLE worker LOGIN"))
+        db.execute(sa.text("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO worker"))
+    url = owner.set(username="worker").render_as_string(hide_password=False)
+    found = {check.subject: check for check in open_keld(ledger_url=url).doctor("openai")}
+    assert found["ledger"].state is CheckState.PROBLEM and "permission denied for sequence" in found["ledger"].finding
+    with sa.create_engine(owner.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT").connect() as db:
+        db.execute(sa.text("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO worker"))
+    found = {check.subject: check for check in open_keld(ledger_url=url).doctor("openai")}
+    assert found["ledger"].state is CheckState.OK
 
 
 # --- one thing that is broken -----------------------------------------------------------------------------------------

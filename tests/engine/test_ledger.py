@@ -645,6 +645,32 @@ def test_what_is_spent_is_the_exact_sum(ledger: Ledger, costs: list[Decimal]) ->
     assert (run.spent_usd, run.standard_usd, run.reserved_usd) == (sum(costs), 2 * sum(costs), 0)
 
 
+# --- a Postgres as others run it ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", ["", "&prepare_threshold=0", "&prepare_threshold=3"])
+def test_no_statement_is_prepared_since_a_pooler_lends_one_connection_to_many_clients(postgres: Callable[[], str], options: str) -> None:
+    """Behind PgBouncer's transaction pooling: `prepared statement "_pg3_17" already exists`, or does not exist (psycopg/psycopg#1151)."""
+    opened = Ledger(postgres() + options)
+    for _ in range(10):
+        opened.check_writable()
+    with opened._db.read() as db:
+        assert db.execute(sa.text("SELECT statement FROM pg_prepared_statements")).all() == []
+    opened.close()
+
+
+def test_a_database_that_is_serializable_by_default_refuses_no_worker(postgres: Callable[[], str]) -> None:
+    """`could not serialize access due to read/write dependencies among transactions` ended one of two workers."""
+    url = postgres()
+    with _engine(url).connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+        db.execute(sa.text(f"ALTER DATABASE {sa.make_url(url).database} SET default_transaction_isolation = 'serializable'"))
+    workers = [Ledger(url) for _ in range(2)]
+    for ledger in workers:
+        with ledger._db.write() as writing, ledger._db.read() as reading:
+            assert {db.execute(sa.text("SHOW transaction_isolation")).scalar_one() for db in (writing, reading)} == {"read committed"}
+        ledger.close()
+
+
 # --- a ledger that does not open --------------------------------------------------------------------------------------
 
 SECRET_URLS = [
@@ -665,6 +691,22 @@ def test_a_ledger_that_does_not_open_never_shows_its_password(url: str) -> None:
         Ledger(url)
     assert not any(part in str(caught.value) for part in ("hunter2", "hun", "ter2"))
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("/var/keld/ledger.db", "sqlite:///PATH"),
+        ("postgresql://keld@db-1:5432,db-2:5432/keld?target_session_attrs=read-write", "?host=db-1:5432&host=db-2:5432"),
+        ("postgres://keld@db-1/keld", "postgresql://"),
+    ],
+)
+def test_a_ledger_whose_url_cannot_be_read_says_how_it_is_written(url: str, said: str) -> None:
+    """It was `cannot be opened: ArgumentError`, or `ValueError`; several hosts are as libpq writes them."""
+    with pytest.raises(LedgerError) as caught:
+        Ledger(url)
+    assert said in str(caught.value)
+    assert "Error" not in str(caught.value)
 
 
 def test_a_ledger_where_no_directory_can_be_is_said_to_be_unwritable(tmp_path: Path) -> None:

@@ -169,6 +169,15 @@ def test_a_closed_environment_leaves_no_thread_that_sends(
     assert [thread.name for thread in set(threading.enumerate()) - before if "Otel" in thread.name] == []
 
 
+@pytest.mark.parametrize("value", ["", "0", "false", "False", "no", "off "])
+def test_telemetry_that_is_set_to_off_records_and_sends_nothing(
+    open_keld: Callable[..., Keld], monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """A chart's `KELD_TELEMETRY: "false"` turned it on."""
+    monkeypatch.setenv("KELD_TELEMETRY", value)
+    assert open_keld()._telemetry is None
+
+
 def test_a_collector_that_is_gone_stops_no_job_run(
     open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from pydantic import create_model
 
 import keld
 from keld import Account, Job, Lane, Settings, errors
+from keld.doctor import _VARIABLES
 from keld.enrich import KELD_COLUMNS
 from keld.outcome import Outcome
 from keld.providers.kinds import BUILT_IN, preset_of
@@ -145,6 +146,7 @@ def test_the_environment_variables_are_those_that_are_read() -> None:
     }  # names in the code
     assert {variable for variable in documented if variable not in CODE} == set()
     assert ours <= documented
+    assert set(_VARIABLES) == {name for name in documented if name.startswith("KELD_")}  # else a misspelt one is not noticed
     presets = [preset_of(kind, kind) for kind in BUILT_IN]
     of_kinds = {name for preset in presets for name in (preset.api_key_env, preset.base_url_env, *preset.variables.values()) if name}
     assert of_kinds <= documented
