@@ -79,7 +79,8 @@ common = dg.Definitions(
     executor=dg.in_process_executor,
 )
 if "resource" in WITHOUT:
-    defs = keld_definitions([*dg.with_resources(assets, {"keld": resource})], sensor=sensors[0])
+    alone = keld_definitions([*dg.with_resources(assets, {"keld": resource})], sensor=sensors[0])
+    defs = dg.Definitions.merge(dg.Definitions(executor=dg.in_process_executor), alone)
 elif "keld_definitions" in WITHOUT:
     defs = dg.Definitions.merge(common, dg.Definitions(assets=assets, sensors=sensors, resources={"keld": resource}))
 else:
