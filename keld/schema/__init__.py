@@ -16,6 +16,7 @@ answers may be private.
     codec        text and vectors
     reference    what a `$ref` points to, what an `allOf` means in sum, which types are implied
     format       the check of a text with a `format`
+    definition   the names of a Pydantic model's definitions, without the modules of their classes
     hint         what a Pydantic model knows and its JSON Schema does not say
     subset       a JSON Schema -> the form of it that one service takes
 """

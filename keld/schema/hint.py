@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from keld.errors import SchemaError
+from keld.schema.definition import own_names, renamed
 from keld.schema.node import JsonSchema
 from keld.schema.variant import DECIMAL
 
@@ -39,6 +40,8 @@ def schema_of(model: type) -> tuple[JsonSchema, Hints]:
         plain, hinted = adapter.json_schema(), adapter.json_schema(schema_generator=_hinting())
     except PydanticUserError as error:
         raise SchemaError(f"{model.__name__} has no JSON Schema: {error.message} Nothing was sent.") from error
+    names = own_names(plain)
+    plain, hinted = renamed(plain, names), renamed(hinted, names)
     hints: Hints = {}
     _compare(plain, hinted, "", hints)
     return plain, hints
