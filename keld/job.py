@@ -29,6 +29,11 @@ _MODEL = re.compile(r"[A-Za-z0-9_-]+:\S+")
 _REUSE = ("partition", "namespace", "never")
 AUTO = "auto"
 _LANES = (AUTO, "batch", "flex", "standard")
+_MAPPINGS = {  # an example of each
+    "params": "{'temperature': 0}",
+    "prices": "{'openai:my-model': {'input': 0.1, 'output': 0.4}}",
+    "tags": "{'team': 'support'}",
+}
 _CACHE = (AUTO, "never")
 _PROBES = ("batch", "standard")
 Probe = bool | str | None
@@ -164,6 +169,7 @@ class Job:
         object.__setattr__(self, "deadline", _deadline(self.name, self.deadline))
         _check_probability(self.name, self.probability)
         _check_numbers(self)
+        _check_mappings(self)
         if self.reuse not in _REUSE:
             raise InvalidJob(f"{self.name}: reuse={self.reuse!r} is not one of {', '.join(_REUSE)}.", job=self.name, field="reuse")
         if self.accept is not None and len(self.acceptable) < 2:
@@ -272,6 +278,7 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
 
     Raises:
         DeadlinePassed: an absolute deadline that is not after `now`.
+        InvalidJob: a span that no calendar holds.
     """
     match job.due_by:
         case None:
@@ -286,9 +293,16 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
                 )
             return at, "absolute"
         case timedelta() as length:
-            if partition_end is not None and partition_end + length > now:
-                return partition_end + length, "partition-end"
-            return now + length, "submitted-at"
+            try:
+                if partition_end is not None and partition_end + length > now:
+                    return partition_end + length, "partition-end"
+                return now + length, "submitted-at"
+            except OverflowError:
+                raise InvalidJob(
+                    f"{job.name}: deadline={length} is beyond the year 9999. Nothing was sent. None means no deadline.",
+                    job=job.name,
+                    field="deadline",
+                ) from None
 
 
 def partition_end(partition: str | None) -> datetime | None:
@@ -459,6 +473,23 @@ def _deadline(job: str, deadline: timedelta | datetime | str | None) -> timedelt
             f"{job}: deadline={deadline} must be a span above zero; it counts from the partition's end.", job=job, field="deadline"
         )
     return span(deadline)
+
+
+def _check_mappings(job: Job) -> None:
+    for name, example in _MAPPINGS.items():
+        value = getattr(job, name)
+        if not isinstance(value, Mapping) or (name == "prices" and not all(isinstance(rates, Mapping) for rates in value.values())):
+            raise InvalidJob(f"{job.name}: {name} is a mapping, e.g. {name}={example}.", job=job.name, field=name)
+    try:
+        msgspec.json.encode(dict(job.params), order="deterministic")
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidJob(
+            f"{job.name}: params holds a name that is no text, or a value that no JSON can hold. Give what the request's body shall have.",
+            job=job.name,
+            field="params",
+        ) from None
+    if not isinstance(job.output_prefix, str):
+        raise InvalidJob(f"{job.name}: output_prefix={job.output_prefix!r} is not text.", job=job.name, field="output_prefix")
 
 
 def _check_numbers(job: Job) -> None:
