@@ -29,6 +29,11 @@ _MODEL = re.compile(r"[A-Za-z0-9_-]+:\S+")
 _REUSE = ("partition", "namespace", "never")
 AUTO = "auto"
 _LANES = (AUTO, "batch", "flex", "standard")
+_MAPPINGS = {  # an example of each
+    "params": "{'temperature': 0}",
+    "prices": "{'openai:my-model': {'input': 0.1, 'output': 0.4}}",
+    "tags": "{'team': 'support'}",
+}
 _CACHE = (AUTO, "never")
 _PROBES = ("batch", "standard")
 Probe = bool | str | None
@@ -282,6 +287,7 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
 
     Raises:
         DeadlinePassed: an absolute deadline that is not after `now`.
+        InvalidJob: a span that no calendar holds.
     """
     match job.due_by:
         case None:
@@ -296,9 +302,16 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
                 )
             return at, "absolute"
         case timedelta() as length:
-            if partition_end is not None and partition_end + length > now:
-                return partition_end + length, "partition-end"
-            return now + length, "submitted-at"
+            try:
+                if partition_end is not None and partition_end + length > now:
+                    return partition_end + length, "partition-end"
+                return now + length, "submitted-at"
+            except OverflowError:
+                raise InvalidJob(
+                    f"{job.name}: deadline={length} is beyond the year 9999. Nothing was sent. None means no deadline.",
+                    job=job.name,
+                    field="deadline",
+                ) from None
 
 
 def partition_end(partition: str | None) -> datetime | None:
@@ -485,22 +498,26 @@ def _check_numbers(job: Job) -> None:
 
 
 def _check_mappings(job: Job) -> None:
-    examples = {
-        "params": "{'temperature': 0}",
-        "prices": "{'openai:my-model': {'input': 0.1, 'output': 0.4}}",
-        "tags": "{'team': 'support'}",
-    }
-    for name, example in examples.items():
+    def refused(field: str, what: str) -> InvalidJob:
+        return InvalidJob(f"{job.name}: {what}, e.g. {field}={_MAPPINGS[field]}.", job=job.name, field=field)
+
+    for name in _MAPPINGS:
         value = getattr(job, name)
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise InvalidJob(
-                f"{job.name}: {name} is a {type(value).__name__}, not a mapping of names to values, e.g. {name}={example}.",
-                job=job.name,
-                field=name,
-            )
+        if not isinstance(value, Mapping):
+            raise refused(name, f"{name} is a {type(value).__name__}, not a mapping of names to values")
+        for key in value:
+            if not isinstance(key, str):
+                raise refused(name, f"{name} has the name {key!r}, which is not text")
     for label, text in job.tags.items():
         if not isinstance(text, str):  # 7 and "7" would be two groups of the spend report
-            raise InvalidJob(f"{job.name}: the tag {label!r} is a {type(text).__name__}, not text.", job=job.name, field="tags")
+            raise refused("tags", f"the tag {label!r} is a {type(text).__name__}, not text")
+    for model, rates in job.prices.items():
+        if not isinstance(rates, Mapping):
+            raise refused("prices", f"the rates of {model!r} are a {type(rates).__name__}, not a mapping")
+    try:
+        msgspec.json.encode(dict(job.params), order="deterministic")
+    except (TypeError, ValueError, RecursionError):
+        raise refused("params", "params has a value that JSON cannot hold; give what the request's body shall have") from None
 
 
 def _check_missing(job: Job) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from datetime import timedelta
-from errno import EDQUOT, EFBIG, EIO, ENOSPC
+from errno import EADDRINUSE, EDQUOT, EFBIG, EIO, ENOSPC
 from gc import set_threshold as collect_after
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -464,8 +464,11 @@ def emulate(
         fail(f"The emulator needs {error.name}: pip install 'keld[emulator]'.", Exit.ERROR)
     try:
         serve(host=host, port=port, token=token, latency_s=latency_s, rows_per_s=rows_per_s)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         fail(str(error), Exit.REFUSED)
+    except OSError as error:
+        advice = " --port 0 takes a free one." if error.errno == EADDRINUSE else ""
+        fail(f"The emulator cannot listen on {host}, port {port}: {error.strerror}.{advice}", Exit.REFUSED)
 
 
 def _keld() -> Keld:

@@ -297,11 +297,14 @@ def placed(cause: str, place: Callable[[], str]) -> str:
     return f"{cause}; {clause}" if clause else cause
 
 
-def error_of(fault: Fault, codes: Codes, name: str, host: str, doing: str, place: Callable[[], str] = str) -> KeldError:
+def error_of(
+    fault: Fault, codes: Codes, name: str, host: str, doing: str, place: Callable[[], str] = str, *, missing: str | None = None
+) -> KeldError:
     """The error, for people, of a call that costs nothing.
 
     Args:
         place: as of `placed`.
+        missing: what 404 means for this call, one sentence; None: most often a wrong base URL.
 
     `AccessRefused`: 401, 402, 403, or a code that means no money or no permission.  `ProviderUnreachable`: no connection, no reply, 408, 409,
     429, 5xx, or a full queue; worth another try later.  `ProviderRefused`: any other status.
@@ -323,7 +326,7 @@ def error_of(fault: Fault, codes: Codes, name: str, host: str, doing: str, place
     if status in (408, 409, 425, 429) or status >= 500 or means in (Meaning.QUEUE_FULL, Meaning.NOT_DONE):
         return ProviderUnreachable(f"{said} It is tried again later.", account=name, status=status)
     if status == 404:
-        advice = f"Check the base URL of {name}: most often a part of its path is missing, such as /v1."
+        advice = missing or f"Check the base URL of {name}: most often a part of its path is missing, such as /v1."
         return ProviderRefused(f"{said} {advice}", account=name, status=status)
     return ProviderRefused(said, account=name, status=status)
 

@@ -319,7 +319,7 @@ class Provider:
         """Some custom_ids of a batch that has ended, from the beginning of its results."""
         if batch.key is not None:
             return [batch.key]  # its mark shows already whose it is
-        with self._as_errors("the download of results"):
+        with self._as_errors("the download of results", _NO_RESULTS):
             for file in self._batches.results(batch):
                 if ids := self._sample(batch, file):
                     return ids
@@ -344,7 +344,7 @@ class Provider:
 
     def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int, *, again: bool = False) -> list[Path]:
         """All result files, those with answers first, complete and on disk, at `into(0)`, `into(1)`, ...; see `download` for `most_bytes` and `again`."""
-        with self._as_errors("the download of results"):
+        with self._as_errors("the download of results", _NO_RESULTS):
             found = enumerate(self._batches.results(batch))
             return [self._download(batch, file, into(n), most_bytes, again) for n, file in found]
 
@@ -386,8 +386,11 @@ class Provider:
         return self._preset.envelope or LINES
 
     @contextmanager
-    def _as_errors(self, doing: str) -> Iterator[None]:
+    def _as_errors(self, doing: str, missing: str | None = None) -> Iterator[None]:
         """Turns faults into errors.
+
+        Args:
+            missing: see `error_of`.
 
         Raises:
             AccessRefused, ProviderUnreachable, ProviderRefused: see `error_of`.
@@ -395,7 +398,11 @@ class Provider:
         try:
             yield
         except Fault as fault:
-            raise error_of(fault, self._preset.codes, self.name, self.host, doing, self._place) from None
+            raise error_of(fault, self._preset.codes, self.name, self.host, doing, self._place, missing=missing) from None
+
+
+# The batch was looked at by the same base URL just now.
+_NO_RESULTS = "The host has no such file any more: somebody removed it, or its time there is over."
 
 
 def _template(dialect: Dialect, question: Question, model: str, cache: Ttl | None, name: str) -> BodyTemplate:

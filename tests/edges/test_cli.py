@@ -388,6 +388,13 @@ def test_a_second_interrupt_shows_no_traceback_of_pythons_own_end() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True).stderr == ""
 
 
+def test_an_emulator_whose_port_is_taken_says_which_and_what_to_do(emulator: Emulator) -> None:
+    """One that was started before still runs in another terminal."""
+    refused = _keld("emulate", "--port", emulator.url.rpartition(":")[2])
+    assert refused.exit_code == Exit.REFUSED
+    assert "Address already in use. --port 0 takes a free one." in refused.stderr
+
+
 # --- the shape of --json ----------------------------------------------------------------------------------------------
 
 

@@ -225,6 +225,17 @@ def test_a_create_that_is_looked_for_says_what_stands_in_the_way_and_when_it_is_
     assert finish(keld, emulator, run_id).obstacle is None
 
 
+def test_results_that_are_not_there_any_more_are_no_fault_of_the_address(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """By that address the batch was looked at just now; its file was removed in the dashboard, or has expired."""
+    fault(emulator, "download", "status", status=404, times=None)
+    run_id = keld.submit(triage(peer), tickets()).id
+    for _ in range(4):
+        emulator.advance(3_600)
+        status = keld.advance(run_id)
+    assert "The host has no such file any more" in (status.problem or "") and "base URL" not in (status.problem or "")
+    assert not status.over and len(creates(emulator, peer)) == 1, "what may be paid is not asked again"
+
+
 @pytest.mark.parametrize(
     ("kind", "at", "said", "advice"),
     [

@@ -80,6 +80,10 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"missing": {"body": None}}, "missing= is a text", "mapping of columns"),
     ({"missing": {"boddy": ""}}, "missing= names 'boddy'", "Correct missing="),
     ({"missing": "", "prompt": Column("body")}, "for the columns of a template", "Remove missing="),
+    ({"params": ["temperature"]}, "params is a list", "{'temperature': 0}"),
+    ({"params": {"stop": object()}}, "params has a value", "JSON cannot hold"),
+    ({"params": {1: 2}}, "params has the name 1", "not text"),
+    ({"prices": {"openai:m": 3}}, "the rates of 'openai:m' are a int", "'input': 0.1"),
     ({"max_output_tokens": 0}, "max_output_tokens=0", "at least 1"),
     ({"max_output_tokens": 1.5}, "max_output_tokens=1.5", "whole number"),
     ({"max_attempts": 0}, "max_attempts=0", "at least 1"),
@@ -234,6 +238,13 @@ DUE: list[tuple[Any, datetime | None, datetime | None, str]] = [
 @pytest.mark.parametrize(("deadline", "end", "at", "basis"), DUE)
 def test_when_a_job_run_is_due(deadline: Any, end: datetime | None, at: datetime | None, basis: str) -> None:
     assert due(_job(deadline=deadline), end, NOW) == (at, basis)
+
+
+@pytest.mark.parametrize("end", [None, END])
+def test_a_span_beyond_the_calendar_is_refused_in_words(end: datetime | None) -> None:
+    """It ended with `OverflowError: date value out of range`, after the table was read."""
+    with pytest.raises(InvalidJob, match="None means no deadline"):
+        due(_job(deadline=timedelta.max), end, NOW)
 
 
 @pytest.mark.parametrize("deadline", [NOW, NOW - timedelta(seconds=1)])
