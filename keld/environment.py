@@ -124,6 +124,7 @@ class Keld:
         self._ledger: Ledger | None = None
         self._replaced: Ledger | None = None  # the one in memory, from before there was another
         self._compared = False  # the ledger, with what staging remembers
+        self._moved = False  # the same, with what it remembers of ledgers at other addresses
         self._runner: Runner | None = None
         self._telemetry: Telemetry | None = None
         self._notifiers = list(self._notifiers_of(on_event))
@@ -222,6 +223,7 @@ class Keld:
             reading=Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote),
         )
         self._make_ledger()
+        self._compare_elsewhere()
         return self._told([self.status(self._opener.open(asked).id)])[0]
 
     def compare(self, run_id: str, job: Job, source: Any = None, *, owner: str | None = None, source_name: str | None = None) -> Status:
@@ -610,14 +612,16 @@ class Keld:
         """The accounts that this ledger has sent to and that are not configured here, only for others who share it."""
         return [name for name in self.ledger.accounts.names() if name not in self.accounts]
 
-    def rebuild(self) -> list[Status]:
+    def rebuild(self, *, moved: bool = False) -> list[Status]:
         """The job runs that were restored from staging into the ledger: all if it was deleted or emptied, the missing ones after a restored backup.
 
-        What staging does not have, since `gc` removed it or it is in another staging directory, is not restored; `reconcile` finds batches
-        by asking the providers.
+        With `moved` also those of ledgers at other addresses: this one replaces them, and no worker has them open any more.  What staging does
+        not have, since `gc` removed it or it is in another staging directory, is not restored; `reconcile` finds batches by asking the providers.
         """
         with closing(self._open_ledger(in_memory=is_missing(self.ledger_url))) as ledger:
-            memories = sorted(ledger.recovery.memories(), key=lambda memory: memory.run.created_at if memory.run else self.clock())
+            memories = sorted(
+                ledger.recovery.memories(moved=moved), key=lambda memory: memory.run.created_at if memory.run else self.clock()
+            )
         if not memories:
             return []
         with closing(self._open_ledger()) as ledger:
@@ -772,6 +776,17 @@ class Keld:
             raise _lost(forgotten, shown(self.ledger_url))
         self._compared = True
 
+    def _compare_elsewhere(self) -> None:
+        """Passes, once, if this ledger replaces none whose batches are out; for those who are about to send: who only looks may have a copy.
+
+        Raises:
+            LedgerError: it does.
+            StagingError: it is a bucket, and cannot be asked.
+        """
+        if not self._moved and (left := self.ledger.recovery.left_behind()):
+            raise _left_behind(left, shown(self.ledger_url))
+        self._moved = True
+
     def _open_ledger(self, *, in_memory: bool = False) -> Ledger:
         return Ledger(self.ledger_url, staging=self.staging, in_memory=in_memory)
 
@@ -824,11 +839,23 @@ def _expanded(place: str | os.PathLike[str]) -> str:
     return os.path.expanduser(os.fspath(place))
 
 
+def _some(runs: Sequence[JobRun]) -> str:
+    return ", ".join(f"{run.job}[{run.partition}]" for run in runs[:5]) + (", ..." if len(runs) > 5 else "")
+
+
+def _left_behind(runs: Sequence[JobRun], where: str) -> LedgerError:
+    return LedgerError(
+        f"Staging has {len(runs):,} job runs with batches at a provider, or rows that must not be asked again, of a ledger at another address: "
+        f"{_some(runs)}. The ledger at {where} does not have them, and would pay for them again. Nothing was sent. If it replaces that one, stop "
+        "the workers of that one and run `keld reconcile --from-staging --moved`, which takes over all that staging has. If it does not, give it "
+        "staging of its own, by KELD_HOME or KELD_STAGING."
+    )
+
+
 def _lost(runs: Sequence[JobRun], where: str) -> LedgerError:
-    some = ", ".join(f"{run.job}[{run.partition}]" for run in runs[:5]) + (", ..." if len(runs) > 5 else "")
     return LedgerError(
         f"The ledger at {where} lost {len(runs):,} job runs that staging still has, with batches at a provider or rows that must not be asked "
-        f"again: {some}. It was deleted, emptied, or restored from a backup. Nothing was sent. `keld reconcile --from-staging` rebuilds them. "
+        f"again: {_some(runs)}. It was deleted, emptied, or restored from a backup. Nothing was sent. `keld reconcile --from-staging` rebuilds them. "
         "To give them up, with everything that was paid, remove what staging has, too."
     )
 

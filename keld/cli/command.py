@@ -299,14 +299,22 @@ def reconcile(
     from_staging: Annotated[
         bool, typer.Option("--from-staging", help="First restore from the staged files what a lost or restored ledger does not know.")
     ] = False,
+    moved: Annotated[
+        bool,
+        typer.Option(
+            "--moved", help="With --from-staging: take over the job runs of a ledger at another address, too, since this one replaces it."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find batches that the providers have and the ledger does not; adopt them, or cancel them and count what they cost."""
     from keld.view import findings_view
 
+    if moved and not from_staging:
+        fail("--moved is of --from-staging: give both.", Exit.REFUSED)
     with refusals(Exit.ERROR), _keld() as keld:
         if from_staging:
-            restored = keld.rebuild()
+            restored = keld.rebuild(moved=moved)
             if not as_json:
                 _print_statuses(restored, "The ledger already knows everything that the staged files know.", as_json=False)
         found: list[Finding] = []
@@ -317,12 +325,16 @@ def reconcile(
                 console().print(findings_view(found, dry_run=dry_run))
             raise
         left = [] if account else keld.not_configured()
+        looked_at = account or keld.ledger.accounts.names()
     if left:
         typer.echo(f"Not looked at: {', '.join(left)}, since no such account is configured here.", err=True)
+    nothing = "The ledger has every batch of ours that the providers have."
+    if not looked_at:
+        nothing = "No provider was looked at, since this ledger has sent to none. Name the accounts to look at: keld reconcile openai"
     if as_json:
         print_json(found)
     else:
-        console().print(findings_view(found, dry_run=dry_run) if found else "The ledger has every batch of ours that the providers have.")
+        console().print(findings_view(found, dry_run=dry_run) if found else nothing)
 
 
 @app.command()

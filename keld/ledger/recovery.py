@@ -35,9 +35,9 @@ class Recovery:
         self._witness = witness
         self._checked: Lease | None = None  # the lease under which `check` last passed
 
-    def memories(self) -> list[Memory]:
-        """All that is remembered of this ledger's job runs, in no order."""
-        return [] if self._witness is None else list(self._witness.memories())
+    def memories(self, *, moved: bool = False) -> list[Memory]:
+        """All that is remembered of this ledger's job runs, in no order; with `moved` also of those of ledgers at other addresses."""
+        return [] if self._witness is None else list(self._witness.memories(moved=moved))
 
     def forgotten(self) -> list[JobRun]:
         """The job runs with batches at a provider, or with rows that must not be asked again, that staging has and this ledger has not."""
@@ -48,6 +48,19 @@ class Recovery:
             known = set(db.execute(sa.select(RUN.c.id).where(lookup.among(RUN.c.id)), lookup.these(ids)).scalars())
         memories = (self._witness.memory(run_id) for run_id in ids if run_id not in known)
         return [memory.run for memory in memories if memory.run is not None]
+
+    def left_behind(self) -> list[JobRun]:
+        """As `forgotten`, of a ledger at another address that this one replaces: it is empty, or a copy that has others of them."""
+        elsewhere = {} if self._witness is None else self._witness.out_elsewhere()
+        if self._witness is None or not elsewhere:
+            return []
+        with self._db.read() as db:
+            known = set(
+                db.execute(sa.select(RUN.c.id).where(lookup.among(RUN.c.id)), lookup.these(set().union(*elsewhere.values()))).scalars()
+            )
+            empty = db.execute(sa.select(RUN.c.id).limit(1)).first() is None
+        lacks = [run_id for ids in elsewhere.values() if empty or ids & known for run_id in sorted(ids - known)]
+        return [memory.run for memory in map(self._witness.memory, lacks) if memory.run is not None and not memory.settled]
 
     def check(self, run_id: str) -> None:
         """Passes if staging remembers no create of a job run that this ledger does not.
@@ -93,6 +106,8 @@ class Recovery:
                 return False
             take_in(db, memory, ahead, now, new=new)
             event.append(db, now, memory.run.id, RunEvent.REBUILT, became=memory.run.state, facts={"shards": len(memory.shards)})
+        if self._witness is not None:
+            self._witness.take_over(memory.run, list(memory.shards.values()))
         return True
 
     def remember_run(self, run_id: str) -> None:

@@ -7,13 +7,15 @@ the latest line may be missing, which only means that the provider is looked at 
 
 A job run with batches at a provider, or with rows that must not be asked again, is marked: few names to compare
 with the ledger when it is opened.  The names include a mark of the ledger's address: one staging root may serve several ledgers, and a job run
-of another ledger is not lost.  One ledger may have several roots: job runs that it has and this root has not are ignored.
+of another ledger is not lost, unless this one is empty, or has others of its job runs: then the ledger was moved.  One ledger may have several
+roots: job runs that it has and this root has not are ignored.
 """
 
 from __future__ import annotations
 
 import hashlib
 import platform
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -124,16 +126,35 @@ class Witness:
         """The records of a job run; empty if there are none."""
         return self._records.memory(run_id)
 
-    def memories(self) -> Iterator[Memory]:
-        """The records of this ledger's job runs in this root."""
+    def memories(self, *, moved: bool = False) -> Iterator[Memory]:
+        """The records of this ledger's job runs in this root; with `moved` also those of ledgers at other addresses."""
         for run_id in self._records.run_ids():
             memory = self.memory(run_id)
-            if memory.run is not None and memory.ledger == self._mark:
+            if memory.run is not None and (moved or memory.ledger == self._mark):
                 yield memory
 
     def out(self) -> list[str]:
         """The job runs of this ledger that are not settled, by id."""
         return sorted(name.partition(".")[0] for name in self._records.marked() if name.endswith(f".{self._mark}"))
+
+    def out_elsewhere(self) -> dict[str, set[str]]:
+        """The job runs that are not settled, of ledgers at other addresses: their ids by the mark of the address."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for name in self._records.marked():
+            run_id, _, mark = name.partition(".")
+            if mark != self._mark:
+                found[mark].add(run_id)
+        return found
+
+    def take_over(self, run: JobRun, shards: Sequence[Shard]) -> None:
+        """Makes a job run that a ledger at another address had one of this ledger.
+
+        Raises:
+            StagingError: it cannot be written.
+        """
+        if (was := self.memory(run.id).ledger) != self._mark:
+            self.note(run.id, run=run, shards=shards, durable=True)
+            self._records.unmark(f"{run.id}.{was}")
 
     def _marker(self, run_id: str) -> str:
         return f"{run_id}.{self._mark}"

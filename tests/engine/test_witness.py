@@ -21,6 +21,7 @@ from tests.support.ticket_job import Peer, anthropic, creates, fault, finish, op
 
 Open = Callable[..., Keld]
 EVERY_ROW_ONCE = Counter(dict.fromkeys(range(6), 1))
+BUCKET = "s3://staging/keld"
 
 
 def file_of(keld: Keld) -> Path:
@@ -54,8 +55,8 @@ def snapshot(keld: Keld) -> Callable[[], None]:
     return restore
 
 
-def send(keld: Keld, peer: Peer, **terms: object) -> str:
-    status = keld.submit(triage(peer, max_shard_rows=3, **terms), tickets())
+def send(keld: Keld, peer: Peer, *, partition: str | None = None, **terms: object) -> str:
+    status = keld.submit(triage(peer, max_shard_rows=3, **terms), tickets(), partition=partition)
     assert keld.advance(status.id).sent
     return status.id
 
@@ -191,6 +192,49 @@ def test_another_ledger_over_the_same_staging_lost_nothing(open_keld: Open, emul
     assert [status.answered for status in open_keld().rebuild()] == [6]
 
 
+@pytest.mark.parametrize("staging", [None, BUCKET], ids=["directory", "bucket"])
+def test_a_ledger_that_moved_to_another_address_pays_for_nothing_again(
+    open_keld: Open, emulator: Emulator, postgres: Callable[[], str], staging: str | None
+) -> None:
+    """From the SQLite file of the tutorial to a Postgres: its partition was out, was unknown there, and was bought twice."""
+    before = open_keld(staging=staging)
+    done = send(before, openai, partition="monday")
+    assert finish(before, emulator, done).answered == 6
+    out = send(before, openai, partition="tuesday")
+    before.close()
+    url = postgres()
+    for _ in range(2):
+        with pytest.raises(LedgerError, match=r"of a ledger at another address: triage\[tuesday\]\..*from-staging --moved"):
+            open_keld(ledger_url=url, staging=staging).submit(triage(openai), tickets(), partition="tuesday")
+    assert open_keld(ledger_url=url, staging=staging).rebuild() == []
+    assert {one.id for one in open_keld(ledger_url=url, staging=staging).rebuild(moved=True)} == {done, out}
+    after = open_keld(ledger_url=url, staging=staging)
+    assert after.submit(triage(openai), tickets(), partition="monday").id == done
+    assert after.submit(triage(openai), tickets(), partition="tuesday").id == out
+    assert finish(after, emulator, out).answered == 6
+    assert purchases(emulator) == dict.fromkeys(EVERY_ROW_ONCE, 2)  # of each of the two partitions
+    assert after.spend().total.paid_usd == sum(status.cost_usd for status in after.statuses())
+    assert open_keld(ledger_url=url, staging=staging).rebuild(moved=True) == []
+
+
+def test_a_backup_that_is_restored_at_another_address_sends_nothing_that_was_sent_since(
+    open_keld: Open, emulator: Emulator, tmp_path: Path
+) -> None:
+    """A managed Postgres is restored under a new name; what was submitted after the backup is not in it."""
+    keld = open_keld()
+    send(keld, openai, partition="monday")
+    keld.close()
+    shutil.copy(tmp_path / "ledger.db", tmp_path / "restored.db")
+    out = send(open_keld(), openai, partition="tuesday")
+    restored = open_keld(ledger_url=f"sqlite:///{tmp_path / 'restored.db'}")
+    assert [status.partition for status in restored.statuses()] == ["monday"]  # who only looks is not refused
+    with pytest.raises(LedgerError, match=r"triage\[tuesday\]\..*from-staging --moved"):
+        restored.submit(triage(openai), tickets(), partition="wednesday")
+    assert [status.id for status in restored.rebuild(moved=True)] == [out]
+    assert finish(open_keld(ledger_url=restored.ledger_url), emulator, out).answered == 6
+    assert restored.submit(triage(openai), tickets(), partition="wednesday").partition == "wednesday"
+
+
 def test_the_command_that_the_refusal_names_rebuilds(open_keld: Open, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     keld = open_keld()
     send(keld, openai)
@@ -229,9 +273,6 @@ except OSError as error:
     print("told")
 """
     assert subprocess.run([sys.executable, "-c", fits_a_part], capture_output=True, text=True, check=True).stdout == "told\n"
-
-
-BUCKET = "s3://staging/keld"
 
 
 @pytest.mark.parametrize("lose", [delete, empty], ids=["deleted", "emptied"])

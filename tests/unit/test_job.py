@@ -95,7 +95,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"tags": "team=support"}, "tags is a str", "tags={'team': 'support'}"),
     ({"tags": {"cost_center": 4711}}, "the tag 'cost_center' is a int", "not text"),
     ({"tags": {"team": None}}, "the tag 'team' is a NoneType", "not text"),
-    ({"tags": {7: "seven"}}, "tags is a dict", "of names"),
+    ({"tags": {7: "seven"}}, "tags has the name 7", "not text"),
     ({"params": "temperature=0"}, "params is a str", "params={'temperature': 0}"),
     ({"params": None}, "params is a NoneType", "params={'temperature': 0}"),
     ({"prices": [0.1, 0.4]}, "prices is a list", "prices={'openai:my-model'"),
