@@ -11,13 +11,14 @@ code location and asset key, so that two assets whose jobs have the same name ne
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Unpack
 
 import dagster as dg
 
-from keld import Job, Keld, Reading, Status
+from keld import Job, Keld, KeldError, Reading, Status
 from keld_dagster.check import Wanted, check_results, check_specs
 from keld_dagster.collector import NOT_COLLECTED, collector_problem, require_collector
 from keld_dagster.column import column_metadata
@@ -68,13 +69,14 @@ def assets_of(declared: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[O
         pair = _as_loaded(declared, context.assets_def)
         resource: KeldResource = getattr(context.resources, pair.resource_key)
         keld = resource.get(executor=context.job_def.executor_def)
-        if context.selected_asset_keys:
-            require_collector(context, pair.result, pair.resource_key, held=resource.hold != "none", named=resource.has_namespace)
-            if _job_run_to_collect(context, pair) is None:
-                require_partition_expr(context, context.assets_def.get_asset_spec(pair.result))
-            yield from _materialize(context, pair, keld)
-        else:
-            yield from _checks_alone(context, pair, keld)
+        with _ended_for_good():
+            if context.selected_asset_keys:
+                require_collector(context, pair.result, pair.resource_key, held=resource.hold != "none", named=resource.has_namespace)
+                if _job_run_to_collect(context, pair) is None:
+                    require_partition_expr(context, context.assets_def.get_asset_spec(pair.result))
+                yield from _materialize(context, pair, keld)
+            else:
+                yield from _checks_alone(context, pair, keld)
 
     return op
 
@@ -103,6 +105,21 @@ def _as_loaded(declared: Pair, loaded: dg.AssetsDefinition) -> Pair:
     return replace(
         declared, source=source, batch=keys[declared.batch.to_python_identifier()], result=result, freshness_policy=shown.freshness_policy
     )
+
+
+@contextmanager
+def _ended_for_good() -> Iterator[None]:
+    """What a retry cannot mend is retried by no policy: the step would keep its slot, for minutes, to fail again.
+
+    Raises:
+        Failure: in place of a `KeldError` that is permanent.
+    """
+    try:
+        yield
+    except KeldError as problem:
+        if not problem.permanent:
+            raise
+        raise dg.Failure(str(problem), allow_retries=False) from problem
 
 
 # -- the op ---------------------------------------------------------------------------------------------------------
@@ -139,7 +156,9 @@ def _submit_and_advance(context: dg.AssetExecutionContext, pair: Pair, keld: Kel
         status = keld.advance_until_waiting(_submitted(context, pair, keld, partition).id)
         _log(context, status)
     if not status.over and status.problem is not None and (not status.sent or collected is not None):
-        raise dg.Failure(f"{status.problem} Materialize again to continue: what was sent is not sent again.")
+        raise dg.Failure(
+            f"{status.problem} Materialize again to continue: what was sent is not sent again.", allow_retries=not status.problem_permanent
+        )
     return status
 
 

@@ -214,6 +214,29 @@ def test_provider_that_refuses_the_key_fails_the_run_with_what_to_do(
         materialize(build_batch_assets(job(), source=tickets), tmp_path, instance)
 
 
+@pytest.mark.parametrize(
+    ("terms", "fault", "tries"),
+    [
+        ({"prompt": "{no_such_column}"}, {}, 1),
+        ({}, {"status": 401}, 1),
+        ({}, {"status": 503}, 3),
+    ],
+    ids=["a column that is not there", "a key that is refused", "a provider that is down"],
+)
+def test_only_what_another_try_may_mend_is_tried_again(
+    terms: dict[str, Any], fault: dict[str, Any], tries: int, keld_emulator: Emulator, tmp_path: Path
+) -> None:
+    """A step that waits for its retry keeps its slot, and Dagster's policy cannot tell a wrong prompt from a provider that is down."""
+    if fault:
+        keld_emulator.faults({"rules": [{"at": "any", "do": "status", "times": None, **fault}]})
+    asked = replace(job(), **terms)
+    assets = build_batch_assets(asked, source=tickets, retry_policy=dg.RetryPolicy(max_retries=2))
+    with dg.DagsterInstance.ephemeral() as instance:
+        ended = materialize(assets, tmp_path, instance, raise_on_error=False)
+    again = [event for event in ended.events_for_node("labels") if event.is_step_restarted]
+    assert not ended.success and len(again) + 1 == tries
+
+
 def test_translator_changes_what_dagster_shows_and_the_sensor_still_finds_it() -> None:
     class Ours(KeldTranslator):
         def get_asset_spec(self, part: Part, default: dg.AssetSpec) -> dg.AssetSpec:
@@ -289,6 +312,7 @@ def test_other_asset_s_job_of_the_same_name_is_refused_and_nothing_is_sent(keld_
     with dg.DagsterInstance.ephemeral() as instance:
         materialize(mine, tmp_path, instance)
         sent = len(keld_emulator.batches())
-        with pytest.raises(KeldError, match=r"letter_labels declares it differently \(the source\)\. Nothing was sent"):
+        with pytest.raises(dg.Failure, match=r"letter_labels declares it differently \(the source\)\. Nothing was sent") as refused:
             dg.materialize([letters, theirs], partition_key=DAY, instance=instance, resources=resources)
+    assert isinstance(refused.value.__cause__, KeldError)
     assert len(keld_emulator.batches()) == sent
