@@ -588,6 +588,15 @@ def test_a_lazy_polars_frame_that_cannot_be_computed_is_refused_without_its_rows
         assert "secret" not in str(refused.value)
 
 
+def test_a_row_that_arrow_cannot_read_is_told_by_its_number_and_not_quoted(tmp_path: Path) -> None:
+    """A dataset of CSV is read by Arrow, whose message ends with the row; an error stands in logs."""
+    (tmp_path / "t.csv").write_text("id,body\n" + "1,some text\n" * 200_000 + "2,secret,b\n")
+    table = open_table(pyarrow.dataset.dataset(tmp_path / "t.csv", format="csv"))
+    with pytest.raises(SourceError, match=r"row 200,002 of CSV cannot be read\. Repair the source") as refused:
+        list(table.batches())
+    assert "secret" not in str(refused.value)
+
+
 def test_a_sparse_pandas_column_is_read() -> None:
     """Of `get_dummies(sparse=True)`; pyarrow takes none."""
     frame = pd.DataFrame({"id": [1, 2], "flag": pd.arrays.SparseArray([0, 1])})
