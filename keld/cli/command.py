@@ -85,7 +85,8 @@ def main() -> None:
     collect_after(50_000, 20, 20)
     try:
         app()
-    finally:  # all was told: a second Ctrl-C (`uv run` and others pass on what the terminal has sent already) shows no traceback of Python's own end
+    finally:
+        # All was told: a second Ctrl-C shows no traceback of Python's own end.  Some versions of `uv run` pass on the one that a terminal sends to all.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

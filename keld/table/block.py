@@ -3,6 +3,7 @@
 Dictionaries are decoded, large and view types become ordinary ones; blocks are cut by bytes, never by row groups or rows alone.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -58,8 +59,17 @@ class Table:
                 yield from plain_blocks(block, self.schema)
         except (pa.ArrowException, OSError) as error:
             raise SourceUnavailable(
-                f"{self.description}: reading stopped: {error}. Repair the source and run again.", source=self.description
+                f"{self.description}: reading stopped: {_without_rows(error)}. Repair the source and run again.", source=self.description
             ) from error
+
+
+def _without_rows(error: Exception) -> str:
+    """The message of an error of Arrow's or of the system, unless it quotes a row: Arrow's reader of CSV does."""
+    text = str(error)
+    if "CSV" not in text:
+        return text
+    row = re.search(r"Row #(\d+)", text)
+    return f"row {int(row[1]):,} of CSV cannot be read" if row else "CSV that cannot be read"
 
 
 def plain_schema(schema: pa.Schema, name: str) -> pa.Schema:

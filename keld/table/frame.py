@@ -55,9 +55,10 @@ def of_pandas(frame: Any) -> Table:
     named = any(name is not None for name in frame.index.names)
     frame = frame.reset_index() if named else frame
     description = f"pandas DataFrame, {len(frame):,} rows"
-    # Arrow has no such type: the number that pandas stores, such as the months since 1970, would stand in the prompt.
-    periods = [name for name, kind in frame.dtypes.items() if str(kind).startswith("period[")]
-    frame = frame.astype(dict.fromkeys(periods, "string")) if periods else frame
+    # Arrow has neither type: the number that pandas stores, such as the months since 1970, would stand in the prompt.
+    others: dict[Any, Any] = {name: "string" for name, kind in frame.dtypes.items() if str(kind).startswith("period[")}
+    others |= {name: kind.subtype for name, kind in frame.dtypes.items() if str(kind).startswith("Sparse[")}
+    frame = frame.astype(others) if others else frame
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, OverflowError, UnicodeError):  # of an `object` column, which may hold anything
@@ -66,15 +67,33 @@ def of_pandas(frame: Any) -> Table:
 
 
 def of_lazy_polars(frame: Any) -> Table:
-    with _known_types("polars LazyFrame"):
+    with _known_types("polars LazyFrame"), _computed():
         empty = frame.collect_schema().to_frame().to_arrow()
     schema = plain_schema(empty.schema, "polars LazyFrame")
 
     def blocks() -> Iterator[pa.RecordBatch]:
-        for part in frame.collect_batches(maintain_order=True):
+        parts = iter(frame.collect_batches(maintain_order=True))
+        while True:
+            with _computed():
+                part = next(parts, None)
+            if part is None:
+                return
             yield from pa.RecordBatchReader.from_stream(part)
 
     return table_of(schema, None, "polars LazyFrame", blocks)
+
+
+@contextmanager
+def _computed() -> Iterator[None]:
+    """Refuses a query that fails while it is computed; the message of Polars is not shown, since it may quote a row."""
+    from polars.exceptions import PolarsError
+
+    try:
+        yield
+    except PolarsError as error:
+        raise SourceError(
+            f"polars LazyFrame: it cannot be computed ({type(error).__name__}). Nothing was sent. Its .collect() says what is wrong."
+        ) from None
 
 
 def of_dataset(dataset: Any) -> Table:

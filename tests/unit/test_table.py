@@ -573,6 +573,36 @@ def test_a_polars_frame_with_a_type_that_arrow_does_not_have_is_refused_in_words
         open_table(frame.lazy() if lazy else frame)
 
 
+def test_a_lazy_polars_frame_that_cannot_be_computed_is_refused_without_its_rows(tmp_path: Path) -> None:
+    """A CSV file with a row too many is found when the rows are read, and the message of Polars may quote it."""
+    import polars as pl
+
+    (tmp_path / "t.csv").write_text("id,body\n1,a\n2,secret,b\n")
+    for frame in (
+        pl.scan_csv(tmp_path / "t.csv"),
+        pl.scan_csv(tmp_path / "t.csv").select("nope"),
+        pl.LazyFrame({"id": ["secret"]}).cast(pl.Int64),
+    ):
+        with pytest.raises(SourceError, match=r"it cannot be computed \(\w+\)\. Nothing was sent") as refused:
+            _rows(open_table(frame))
+        assert "secret" not in str(refused.value)
+
+
+def test_a_row_that_arrow_cannot_read_is_told_by_its_number_and_not_quoted(tmp_path: Path) -> None:
+    """A dataset of CSV is read by Arrow, whose message ends with the row; an error stands in logs."""
+    (tmp_path / "t.csv").write_text("id,body\n" + "1,some text\n" * 200_000 + "2,secret,b\n")
+    table = open_table(pyarrow.dataset.dataset(tmp_path / "t.csv", format="csv"))
+    with pytest.raises(SourceError, match=r"row 200,002 of CSV cannot be read\. Repair the source") as refused:
+        list(table.batches())
+    assert "secret" not in str(refused.value)
+
+
+def test_a_sparse_pandas_column_is_read() -> None:
+    """Of `get_dummies(sparse=True)`; pyarrow takes none."""
+    frame = pd.DataFrame({"id": [1, 2], "flag": pd.arrays.SparseArray([0, 1])})
+    assert _rows(open_table(frame)) == [{"id": 1, "flag": 0}, {"id": 2, "flag": 1}]
+
+
 @pytest.mark.parametrize("kind", [pa.timestamp("us", "Mars/Olympus"), pa.list_(pa.timestamp("ns", "UTC+02:00"))])
 def test_a_time_zone_that_this_machine_does_not_know_is_refused_before_anything_is_sent(kind: pa.DataType) -> None:
     """Of .NET's names, or where tzdata is not installed: an instant could be shown in no prompt and written to no text file, which was found when all was paid."""
