@@ -35,7 +35,7 @@ from keld.cli.option import (
     day,
     reading,
 )
-from keld.cli.output import console, looked_in, print_csv, print_json
+from keld.cli.output import console, looked_in, print_csv, print_json, printable
 from keld.cli.progress import advance as advance_to_the_end
 from keld.cli.progress import end, finish, step
 from keld.cli.report import report
@@ -174,14 +174,14 @@ def run(
 def _say_asked_before(status: Status) -> None:
     from keld.view import name_of
 
-    typer.echo(f"{name_of(status)} was asked before: nothing is sent or paid now; the figures are from that run.", err=True)
+    typer.echo(f"{printable(name_of(status))} was asked before: nothing is sent or paid now; the figures are from that run.", err=True)
 
 
 def _say_outdated(status: Status) -> None:
     from keld.view import name_of
 
     typer.echo(
-        f"{name_of(status)} is at the provider, and {status.outdated} changed since it was sent. It is finished as it was asked; "
+        f"{printable(name_of(status))} is at the provider, and {status.outdated} changed since it was sent. It is finished as it was asked; "
         "then what is declared now is asked.",
         err=True,
     )
@@ -231,7 +231,9 @@ def _say_elsewhere(keld: Keld) -> None:
     """Prints on standard error which other namespaces this ledger has: a job run that seems to be missing is often there."""
     others = [f"{name} ({count:,})" for name, count in keld.namespaces().items() if name != keld.namespace]
     if others:
-        typer.echo(f"Not shown are the job runs of other namespaces: {', '.join(others)}. KELD_NAMESPACE=NAME shows one.", err=True)
+        typer.echo(
+            f"Not shown are the job runs of other namespaces: {printable(', '.join(others))}. KELD_NAMESPACE=NAME shows one.", err=True
+        )
 
 
 @app.command()

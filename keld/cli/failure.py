@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from keld.cli.output import printable
 from keld.errors import KeldError
 
 
@@ -36,7 +37,7 @@ _ARGUMENT = re.compile(rf"(?<![\w.'/-])(types|encoding|delimiter|quote|partition
 
 def fail(message: str, status: Exit) -> NoReturn:
     """Prints a message on standard error and exits."""
-    typer.echo(message, err=True)
+    typer.echo(printable(message), err=True)
     raise SystemExit(int(status))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,17 +17,31 @@ if TYPE_CHECKING:
 
     from keld.environment import Keld
 
+_COMMANDS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\t"), ord("\n")})
 _PIPE_WIDTH = 240  # characters: in a pipe or a file no line is wrapped
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The console for tables, as wide as the terminal; in a pipe or a file no line is wrapped."""
-    from rich.console import Console
+    """The console for tables, as wide as the terminal; in a pipe or a file no line is wrapped.
 
-    found = Console(stderr=stderr, highlight=False)
+    It obeys nothing in what it shows: names of partitions, tags and models, and messages of providers, may have a terminal's commands or markup in them.
+    """
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Plain(Console):
+        def render(self, *what: Any) -> Iterable[Segment]:
+            return (one if one.control else Segment(printable(one.text), one.style) for one in super().render(*what))
+
+    found = Plain(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not found.is_terminal:
         found.width = _PIPE_WIDTH
     return found
+
+
+def printable(text: str) -> str:
+    """A text without the characters that a terminal obeys; lines and tabs stay."""
+    return text.translate(_COMMANDS)
 
 
 def looked_in(keld: Keld) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from keld.cli.failure import Exit, fail, fail_with
-from keld.cli.output import console, print_json
+from keld.cli.output import console, print_json, printable
 from keld.errors import KeldError
 
 if TYPE_CHECKING:
@@ -113,6 +113,6 @@ def _line_for_each_change() -> Callable[[Status], None]:
         line = status_line(one)
         if last != [line]:
             last[:] = [line]
-            typer.echo(line, err=True)
+            typer.echo(printable(line), err=True)
 
     return show

@@ -76,6 +76,31 @@ def _json(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
+# --- names that are no plain text -----------------------------------------------------------------------------------------
+
+ODD_NAMES = ["\x1b]0;a title\x07\x1b[31mred", "\x9b31mred", "[bold red]loud[/]", "[/]", "[eu]", ":warning:"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_a_name_is_shown_as_it_is_and_commands_neither_the_terminal_nor_the_table(emulator: Emulator, name: str) -> None:
+    """A partition's key may be the name of a file that somebody else has made; of `[eu]` nothing was shown, and of `[/]` a traceback."""
+    shown_as = "".join(one for one in name if one.isprintable())
+    with keld.Keld() as home:
+        home.submit(_declared(), "in.parquet", partition=name)
+    for words in (
+        ["status"],
+        ["status", "labels", "-p", name],
+        ["spend", "--by", "partition"],
+        ["status", "labels", "-p", f"not {name}"],
+        ["gc"],
+    ):
+        said = _keld(*words)
+        assert "Traceback" not in said.output
+        assert not [one for one in said.output if one in "\x1b\x9b\x07"]
+        if words != ["gc"]:
+            assert shown_as in said.output
+
+
 # --- exit status ------------------------------------------------------------------------------------------------------
 
 
