@@ -85,7 +85,7 @@ def main() -> None:
     collect_after(50_000, 20, 20)
     try:
         app()
-    finally:  # all was told: a second Ctrl-C (`uv run` and others pass on what the terminal has sent already) shows no traceback of Python's own end
+    finally:  # all was told: a second Ctrl-C (some versions of `uv run` pass on the first one once more) shows no traceback of Python's own end
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -362,7 +362,7 @@ def test_a_variable_with_the_quotes_of_a_file_of_variables_is_no_other_place(
 
 
 def test_a_second_interrupt_shows_no_traceback_of_pythons_own_end() -> None:
-    """`uv run` passes on the Ctrl-C that the terminal has sent to all (github.com/astral-sh/uv/issues/12108)."""
+    """Some versions of `uv run` pass on the Ctrl-C that the terminal has sent to all (github.com/astral-sh/uv/issues/13756)."""
     code = (
         "import atexit, os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "atexit.register(os.kill, os.getpid(), signal.SIGINT); sys.argv = ['keld', '--version']; from keld.cli import main; main()"
