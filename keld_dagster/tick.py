@@ -80,9 +80,8 @@ class Tick:
     statuses: dict[str, Status] = field(default_factory=dict)  # by job run
     due: set[str] = field(default_factory=set)  # the job runs for which a collect run has something to do
     pending: dict[tuple[dg.AssetKey, str | None, str], PendingPartitions] = field(default_factory=dict)  # by asset, backfill, partition
-    submits: dict[tuple[dg.AssetKey, str], set[str]] = field(
-        default_factory=dict
-    )  # by asset and partition: several, if it was launched again
+    every: list[PendingPartitions] = field(default_factory=list)
+    submits: dict[tuple[dg.AssetKey, str], set[str]] = field(default_factory=dict)  # see `_submits_of`
     unheld: dict[tuple[str, str], Status] = field(default_factory=dict)  # open job runs without a hold run, by job and partition
     requests: list[dg.RunRequest] = field(default_factory=list)
     requested: set[tuple[str, dg.AssetKey, str]] = field(default_factory=set)  # by submit run, asset, partition
@@ -138,11 +137,8 @@ class Tick:
         self.due = {status.id for status in self.statuses.values() if _is_due(status)}
         alone = [status for status in polled if status.id not in held]
         self.unheld = {(status.job, status.partition): status for status in alone}
-        every = [item.pending for item in items if item.pending is not None]
-        self.pending = {(one.asset, one.backfill, partition): one for one in every for partition in one.job_runs}
-        for one in every:
-            for partition in one.job_runs:
-                self.submits.setdefault((one.asset, partition), set()).add(one.id)
+        self.every = [item.pending for item in items if item.pending is not None]
+        self.pending = {(one.asset, one.backfill, partition): one for one in self.every for partition in one.job_runs}
         return items + [_Alone(status) for status in alone]
 
     def _held(self) -> Iterator[Hold]:
@@ -268,8 +264,16 @@ class Tick:
         """The collect runs of these, of what their followers need besides, and of the same partitions launched again."""
         siblings = self._siblings
         submits = {one.id for pending in all_pending for one in (pending, *siblings.of(pending))}
-        again = (self.submits.get((pending.asset, partition), ()) for pending in all_pending for partition in pending.job_runs)
+        again = (self._submits_of(pending.asset, partition) for pending in all_pending for partition in pending.job_runs)
         return collect_runs(self.context.instance, submits.union(*again))
+
+    def _submits_of(self, asset: dg.AssetKey, partition: str) -> set[str]:
+        """The runs that sent a partition: several, if it was launched again.  Found when something is due: at most ticks nothing is, of thousands."""
+        if not self.submits:
+            for one in self.every:
+                for each in one.job_runs:
+                    self.submits.setdefault((one.asset, each), set()).add(one.id)
+        return self.submits.get((asset, partition), set())
 
     def _settle(self, pending: PendingPartitions, status: Status, known: CollectRuns, partition: str) -> bool:
         """True if a partition needs no further collect run; requests one if it is due."""
@@ -304,7 +308,7 @@ class Tick:
 
     def _is_being_collected(self, pending: PendingPartitions, partition: str, known: CollectRuns) -> bool:
         """True while another run brings in the same partition, since a person launched it twice: most IO managers cannot write it twice at once."""
-        for submit_run in self.submits.get((pending.asset, partition), set()) - {pending.id}:
+        for submit_run in self._submits_of(pending.asset, partition) - {pending.id}:
             if (submit_run, pending.asset, partition) in self.requested:
                 return True
             latest = next((record.dagster_run for record in known.of(submit_run, pending.asset, partition)), None)
