@@ -60,7 +60,9 @@ def test_a_poll_is_back_within_its_budget_whatever_the_provider_does(open_desk: 
     assert {batch.state for batch in status.batches} == {State.IN_PROGRESS}
 
 
-@pytest.mark.parametrize("route", ["files", "batches", "batch", "results"])
+@pytest.mark.parametrize(
+    "route", [pytest.param("files", marks=pytest.mark.wide), "batches", pytest.param("batch", marks=pytest.mark.wide), "results"]
+)
 def test_a_call_that_hangs_costs_a_visit_its_time_and_nothing_else(
     open_desk: Callable[[str], Desk], peer: Peer, clock: Any, route: str
 ) -> None:

@@ -66,6 +66,7 @@ def test_a_full_host_is_asked_again_later(open_wire: Callable[[Peer], Wire], pee
     assert isinstance(sent(wire), NotNow)
 
 
+@pytest.mark.parametrize("peer", [HOSTS["openrouter"], groq], ids=lambda peer: peer.name)
 def test_a_rate_limit_that_comes_with_status_200_is_waited_for(keld: Keld, emulator: Emulator, peer: Peer) -> None:
     """OpenRouter passes on its providers' so (github.com/UKGovernmentBEIS/inspect_ai/issues/1534): all attempts of a row were used up at once."""
     body = '{"id":null,"choices":null,"usage":null,"error":{"message":"Provider returned error","code":429,"metadata":{"raw":"Too Many Requests"}}}'
