@@ -26,6 +26,7 @@ from keld.ledger.table import META, VERSION
 
 _MEMORY = "sqlite:///file:keld-{}?mode=memory&cache=shared&uri=true"
 _LOGGED = slice(18, 20)  # the bytes of the header that say "write-ahead log" (sqlite.org/fileformat.html, 1.3)
+_COPIES = 100  # of a file that changes while it is copied
 _PATIENCE_S = 30.0  # for another process's transaction on the same SQLite file
 
 
@@ -196,9 +197,13 @@ def _to_read(path: Path, how: Mapping[str, Any]) -> sqlite3.Connection:
     has made them, the file itself is the whole ledger, and a copy of it in memory is read: a writer that comes meanwhile writes its pages into the
     file while they are read.
     """
-    while not _log_of(path).exists():
+    for _ in range(_COPIES):
+        if _log_of(path).exists():
+            break
         if (whole := _copy_of(path)) is not None:
             return _in_memory(whole, how)
+    else:
+        raise sqlite3.OperationalError(f"it was written each of {_COPIES} times that it was copied to be read; run the same command again")
     opened: sqlite3.Connection = sqlite3.connect(path.absolute().as_uri(), uri=True, **how)
     return opened
 

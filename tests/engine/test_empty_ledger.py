@@ -106,6 +106,22 @@ def test_a_ledger_that_is_written_while_its_reader_copies_it_is_copied_again(hom
     assert looks[1].st_mtime_ns > looks[0].st_mtime_ns
 
 
+def test_a_ledger_that_is_written_without_end_is_told_and_not_copied_without_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Keld(home=home) as keld:
+        keld.run(JOB, ROWS, poll_s=0.01)
+    fstat, ledger = os.fstat, home / "ledger.db"
+
+    def written_behind(file: int) -> os.stat_result:
+        found = fstat(file)
+        os.utime(ledger, ns=(found.st_atime_ns, found.st_mtime_ns + 1_000))
+        return found
+
+    monkeypatch.setattr(database, "_may_write", lambda path: False)
+    monkeypatch.setattr(os, "fstat", written_behind)
+    with Keld(home=home) as asking, pytest.raises(LedgerError, match="run the same command again"):
+        asking.statuses()
+
+
 @pytest.mark.books_open("it is one ledger by two URLs, whose books would be compared with one bill")
 def test_a_role_that_may_only_read_a_postgres_can_ask(home: Path, postgres: Callable[[], str]) -> None:
     url, role = sa.make_url(postgres()), f"reader_{nonce()}"
